@@ -1,0 +1,45 @@
+"""The ``geovl`` command: puts the commands together and nothing else."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+import geovl
+from geovl.cli import catalog, export, runs, segment
+
+app = typer.Typer(
+    name="geovl",
+    help="Ask a GeoTIFF in words, get georeferenced vectors.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"geovl {geovl.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Ask a GeoTIFF in words, get georeferenced vectors."""
+
+
+app.command("segment")(segment.segment)
+app.command("export")(export.export)
+app.add_typer(catalog.app, name="catalog")
+app.add_typer(runs.app, name="runs")
+
+
+def main() -> None:
+    """Run the command line."""
+    sys.exit(app())

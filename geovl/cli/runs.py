@@ -1,0 +1,87 @@
+"""``geovl runs``: what the store holds."""
+
+from typing import Annotated
+
+import typer
+
+from geovl.cli import options, output
+from geovl.errors import RunError
+
+app = typer.Typer(help="List, show, verify and remove runs.", no_args_is_help=True)
+
+RunId = Annotated[str | None, typer.Argument(help="Run id. Default: the latest.", show_default=False)]
+
+
+@app.command("list")
+def list_runs(store: options.Store = None, as_json: options.Json = False) -> None:
+    """List the runs, oldest first."""
+    with output.faults():
+        from geovl import runs, settings  # noqa: PLC0415 - keeps --help fast
+
+        found = runs.RunStore(store or settings.store_dir()).list()
+        manifests = [run.manifest for run in found]
+        if as_json:
+            output.answer_json(manifests)
+            return
+        rows = [
+            (m["id"], m["model"]["id"], ", ".join(c["name"] for c in m["classes"]), str(m["polygons"]),
+             m["source"]["path"])
+            for m in manifests
+        ]  # fmt: skip
+        _print_table(("run", "model", "classes", "polygons", "source"), rows)
+
+
+@app.command()
+def show(run: RunId = None, store: options.Store = None, as_json: options.Json = False) -> None:
+    """Show one run: its source, model, parameters and classes."""
+    with output.faults():
+        from geovl import runs, settings  # noqa: PLC0415
+
+        found = runs.RunStore(store or settings.store_dir()).get(run)
+        manifest = found.manifest
+        if as_json:
+            output.answer_json(manifest)
+            return
+        source = manifest["source"]
+        output.answer(f"run     {manifest['id']}, made {manifest['created']} by geovl {manifest['geovl']}")
+        output.answer(f"folder  {found.path}")
+        output.answer(f"source  {source['path']} ({source['shape'][1]} x {source['shape'][0]} px, {source['crs']})")
+        output.answer(f"model   {manifest['model']['id']} {manifest['model']['version']}")
+        for entry in manifest["classes"]:
+            area = "no area" if entry["area_m2"] is None else f"{entry['area_m2']:,.0f} m²"
+            output.answer(f"class   {entry['name']}: {entry['polygons']} polygons, {area}")
+        for warning in manifest["warnings"]:
+            output.answer(f"warning {warning}")
+
+
+@app.command()
+def verify(run: RunId = None, store: options.Store = None) -> None:
+    """Hash a run's files and its source again; exits 1 when anything changed."""
+    with output.faults():
+        from geovl import runs, settings  # noqa: PLC0415
+
+        found = runs.RunStore(store or settings.store_dir()).get(run)
+        faults = found.verify()
+        if faults:
+            msg = f"Run {found.id} is not as it was made: {' '.join(faults)}"
+            raise RunError(msg)
+        output.answer(f"{found.id}: all files are as they were made.")
+
+
+@app.command()
+def remove(
+    run: Annotated[str, typer.Argument(help="Run id.")],
+    store: options.Store = None,
+) -> None:
+    """Delete a run."""
+    with output.faults():
+        from geovl import runs, settings  # noqa: PLC0415
+
+        runs.RunStore(store or settings.store_dir()).remove(run)
+        output.note(f"Removed {run}.")
+
+
+def _print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    from rich.console import Console  # noqa: PLC0415
+
+    Console(highlight=False).print(output.table(columns, rows, right=("polygons",)))

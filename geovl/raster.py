@@ -1,0 +1,459 @@
+"""Open a raster, choose its bands, read chips of it, and write rasters by blocks.
+
+The stretch to 0..255 is computed once from the whole raster (overviews where there are
+any, else blocks spread over it), never per window: the same pixel has the same value in
+every chip.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import rasterio
+from affine import Affine
+from numpy.typing import NDArray
+from pyproj import CRS, Geod
+from pyproj.exceptions import CRSError, ProjError
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import RasterioError
+from rasterio.transform import from_gcps
+from rasterio.windows import Window as RioWindow
+
+from geovl.errors import RasterError, SourceError, UsageError
+from geovl.types import Chip, GeoBox, Window
+
+SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img", ".png", ".jpg", ".jpeg", ".webp")
+"""What counts as a raster when a folder is given."""
+BLOCK = 512
+"""Side of the tiles of rasters that geovl writes, pixels."""
+
+_SAMPLE_SIDE = 1024
+_SAMPLE_BLOCKS = 8  # blocks an axis, when there are no overviews
+_PLAUSIBLE_RATIO = 20_000  # bytes of pixels a byte of file; deflate stops near 1000
+_PERCENTILES = (2.0, 98.0)
+_SENTINEL2 = {"B04": "red", "B03": "green", "B02": "blue", "B4": "red", "B3": "green", "B2": "blue"}
+
+
+@dataclass(frozen=True, slots=True)
+class RasterInfo:
+    """What is known of a raster before its pixels are read."""
+
+    path: str
+    driver: str
+    geobox: GeoBox
+    count: int
+    dtype: str
+    bands: tuple[int, ...]
+    """1-based bands taken as red, green, blue; one band when it is grey or a palette."""
+    gsd: float | None
+    """Metres per pixel at the centre, or None where it cannot be told."""
+    warnings: tuple[str, ...]
+    """What a user should know about how the raster was read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A linear map of band values onto 0..255: ``low`` becomes 0, ``high`` 255."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    def apply(self, values: NDArray[Any]) -> NDArray[np.uint8]:
+        """Map (bands, height, width) of any real dtype to uint8; NaN becomes 0."""
+        low = np.asarray(self.low, np.float32)[:, None, None]
+        scale = (255.0 / (np.asarray(self.high, np.float32) - low[:, 0, 0]))[:, None, None].astype(np.float32)
+        scaled = (values.astype(np.float32) - low) * scale
+        np.nan_to_num(scaled, copy=False, nan=0.0, posinf=255.0, neginf=0.0)
+        np.clip(scaled, 0, 255, out=scaled)
+        return np.rint(scaled).astype(np.uint8)
+
+
+def find_sources(source: str) -> list[str]:
+    """List the rasters that a path, folder or glob names, sorted.
+
+    Raises:
+        SourceError: Nothing there.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        found = sorted(str(p) for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+        if not found:
+            msg = f"Folder {source!r} holds no raster ({', '.join(SUFFIXES)})."
+            raise SourceError(msg, "Give a file, or a glob such as 'tiles/*.tif'.")
+        return found
+    if not path.exists() and re.search(r"[*?\[]", path.name):
+        root = path.parent
+        found = sorted(str(p) for p in root.glob(path.name) if p.is_file()) if root.is_dir() else []
+        if not found:
+            msg = f"No file matches {source!r}."
+            raise SourceError(msg, "Quote the glob, and check it with: ls " + source)
+        return found
+    if not path.exists() and not source.startswith("/vsi"):
+        msg = f"{source!r} does not exist."
+        raise SourceError(msg, "Give a GeoTIFF (or anything GDAL reads), a folder, a glob or a VRT.")
+    return [str(path) if path.exists() else source]
+
+
+class Raster:
+    """An open raster; use as a context manager.
+
+    Args:
+        path: Anything GDAL reads.
+        bidx: 1-based bands to read as red, green, blue (or one grey band); chosen from
+            colour interpretation or band names when not given.
+        stretch: ``auto`` (8 bit as it is, else percentiles 2 and 98), ``none``,
+            ``minmax``, or two percentiles such as ``"1,99"``.
+
+    Raises:
+        SourceError: Not a raster, or damaged.
+        RasterError: No bands, complex values, or a header that cannot be true.
+        UsageError: A band that does not exist, or a stretch that means nothing.
+    """
+
+    def __init__(self, path: str, bidx: tuple[int, ...] | None = None, stretch: str = "auto") -> None:
+        self._percentiles = parse_stretch(stretch)
+        self._stretch_name = stretch
+        self._stack = rasterio.Env(GDAL_CACHEMAX=64, GDAL_NUM_THREADS="2")
+        self._stack.__enter__()
+        try:
+            with _reading(path):
+                self._dataset = rasterio.open(path)
+            self._check(path)
+            self.info = _describe(self._dataset, path, bidx)
+            self._palette = _palette(self._dataset, self.info.bands)
+            self._masked = _is_masked(self._dataset, self.info.bands)
+            with _reading(path):
+                self.stretch = self._choose_stretch()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the file."""
+        if hasattr(self, "_dataset"):
+            self._dataset.close()
+        if self._stack is not None:
+            self._stack.__exit__(None, None, None)
+            self._stack = None
+
+    def _check(self, path: str) -> None:
+        dataset = self._dataset
+        if dataset.count == 0:
+            msg = f"{path!r} has no bands."
+            subdatasets = dataset.subdatasets
+            hint = f"It is a container; give one of its parts, e.g. {subdatasets[0]}" if subdatasets else None
+            raise RasterError(msg, hint)
+        if any("complex" in str(dtype) or str(dtype) == "complex_int16" for dtype in dataset.dtypes):
+            msg = f"{path!r} holds complex values ({dataset.dtypes[0]}); geovl reads real ones."
+            raise RasterError(msg, "Make an amplitude raster first, e.g. with gdal_calc.py.")
+        size = Path(path).stat().st_size if Path(path).is_file() else 0
+        pixels = dataset.width * dataset.height
+        claimed = pixels * dataset.count * np.dtype(dataset.dtypes[0]).itemsize
+        if dataset.driver != "VRT" and size and pixels > 10**8 and claimed > size * _PLAUSIBLE_RATIO:
+            msg = f"{path!r} claims {dataset.width} x {dataset.height} pixels, but the file has only {size} bytes."
+            raise RasterError(msg, "The header is damaged or the raster is empty; get the file again.")
+
+    def _choose_stretch(self) -> Stretch | None:
+        count = len(self.info.bands)
+        if self._palette is not None or self._stretch_name == "none":
+            return None
+        if self._stretch_name == "auto" and self._dataset.dtypes[self.info.bands[0] - 1] == "uint8":
+            return None
+        values, valid = self._sample()
+        low, high = [], []
+        for band in range(count):
+            usable = values[band][valid & np.isfinite(values[band])]
+            if usable.size == 0:
+                msg = f"{self.info.path!r} has no valid pixel in its sample: it is all nodata."
+                raise RasterError(msg, "Check the nodata value with: rio info FILE")
+            bounds = np.percentile(usable.astype(np.float64), self._percentiles)
+            low.append(float(bounds[0]))
+            high.append(float(bounds[1]) if bounds[1] > bounds[0] else float(bounds[0]) + 1.0)
+        return Stretch(tuple(low), tuple(high))
+
+    def _sample(self) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Read values spread over the whole raster: (bands, n) and valid (n)."""
+        dataset = self._dataset
+        bands = list(self.info.bands)
+        height, width = dataset.shape
+        side = max(height, width)
+        if side <= 2 * _SAMPLE_SIDE or dataset.overviews(bands[0]):
+            factor = min(1.0, _SAMPLE_SIDE / side)
+            shape = (max(1, round(height * factor)), max(1, round(width * factor)))
+            values = dataset.read(bands, out_shape=(len(bands), *shape))
+            return values.reshape(len(bands), -1), self._mask(None, shape).reshape(-1)
+        block_rows, block_cols = (min(b, 256) for b in dataset.block_shapes[0])
+        parts, masks = [], []
+        for row in np.linspace(0, height - block_rows, _SAMPLE_BLOCKS).astype(int):
+            for col in np.linspace(0, width - block_cols, _SAMPLE_BLOCKS).astype(int):
+                window = RioWindow(int(col), int(row), block_cols, block_rows)
+                parts.append(dataset.read(bands, window=window).reshape(len(bands), -1))
+                masks.append(self._mask(window, (block_rows, block_cols)).reshape(-1))
+        return np.concatenate(parts, axis=1), np.concatenate(masks)
+
+    def _mask(self, window: RioWindow | None, shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """Valid pixels, bool (height, width): those that any of the chosen bands has data for."""
+        if not self._masked:
+            return np.ones(shape, np.bool_)
+        bands = list(self.info.bands)
+        masks = self._dataset.read_masks(bands, window=window, out_shape=(len(bands), *shape))
+        return np.asarray(masks.any(axis=0))
+
+    def read(self, window: Window, multiple: int = 1) -> Chip:
+        """Read one window.
+
+        Args:
+            window: Inside the raster.
+            multiple: The chip is extended to the right and below, by repeating its last
+                pixels, until both sides are a multiple of this; those pixels are not valid.
+
+        Returns:
+            The chip, stretched to uint8 RGB.
+
+        Raises:
+            SourceError: The pixels cannot be decoded.
+        """
+        area = RioWindow(window.col, window.row, window.width, window.height)
+        shape = (window.height, window.width)
+        with _reading(self.info.path, window):
+            values = self._dataset.read(list(self.info.bands), window=area)
+            valid = self._mask(area, shape)
+        if values.dtype.kind == "f":
+            valid &= np.isfinite(values).all(axis=0)
+        if self._palette is not None:
+            pixels = self._palette[:, np.clip(values[0].astype(np.int64), 0, 255)]
+        elif self.stretch is not None:
+            pixels = self.stretch.apply(values)
+        else:
+            pixels = np.clip(np.nan_to_num(values), 0, 255).astype(np.uint8) if values.dtype != np.uint8 else values
+        if len(pixels) == 1:
+            pixels = np.repeat(pixels, 3, axis=0)
+        below, right = -window.height % multiple, -window.width % multiple
+        if below or right:
+            pixels = np.pad(pixels, ((0, 0), (0, below), (0, right)), mode="edge")
+            valid = np.pad(valid, ((0, below), (0, right)))
+        return Chip(np.ascontiguousarray(pixels), valid, window, self.info.gsd)
+
+
+def parse_stretch(stretch: str) -> tuple[float, float]:
+    """Return the two percentiles that a ``--stretch`` value stands for.
+
+    Raises:
+        UsageError: Not ``auto``, ``none``, ``minmax`` or two rising percentiles.
+    """
+    if stretch in {"auto", "none"}:
+        return _PERCENTILES
+    if stretch == "minmax":
+        return (0.0, 100.0)
+    try:
+        low, high = (float(part) for part in stretch.split(","))
+    except ValueError:
+        low, high = 1.0, 0.0
+    if not 0 <= low < high <= 100:
+        msg = f"Stretch {stretch!r} is not one of auto, none, minmax, or two percentiles such as 2,98."
+        raise UsageError(msg)
+    return (low, high)
+
+
+@contextmanager
+def _reading(path: str, window: Window | None = None) -> Iterator[None]:
+    """Turn what rasterio raises into an error that names the file and the place."""
+    where = "" if window is None else f" at row {window.row}, column {window.col}"
+    try:
+        yield
+    except RasterioError as error:
+        detail = str(error.__cause__ or error).split("\n")[0]
+        if window is None:
+            msg = f"{path!r} cannot be opened as a raster: {detail}"
+            raise SourceError(msg, "Check the file with: rio info FILE") from error
+        msg = f"{path!r} is damaged{where}: {detail}"
+        raise SourceError(msg, "Get the file again, or cut out the part that can be read.") from error
+    except MemoryError as error:
+        msg = f"{path!r} has blocks{where} that do not fit into memory."
+        raise SourceError(msg, "Rewrite it in tiles: gdal_translate -co TILED=YES IN OUT") from error
+
+
+def _describe(dataset: Any, path: str, bidx: tuple[int, ...] | None) -> RasterInfo:
+    notes: list[str] = []
+    crs = _crs(dataset.crs, notes)
+    transform: Affine = dataset.transform
+    gcps, gcp_crs = dataset.gcps
+    if gcps and transform.is_identity and len(gcps) >= 3:
+        transform, crs = _from_gcps(gcps, gcp_crs, notes)
+    elif crs is None:
+        extra = " (it has RPCs; orthorectify it first to place it on the ground)" if dataset.rpcs else ""
+        notes.append(f"No CRS{extra}: polygons are in the raster's own coordinates and have no area in m².")
+    bands = tuple(bidx) if bidx else _rgb_bands(dataset, path, notes)
+    if len(bands) not in (1, 3):
+        msg = f"--bidx takes 1 or 3 bands, got {len(bands)}."
+        raise UsageError(msg, "For example --bidx 4,3,2")
+    for band in bands:
+        if not 1 <= band <= dataset.count:
+            msg = f"Band {band} was asked for; {path!r} has bands 1 to {dataset.count}."
+            raise UsageError(msg)
+    geobox = GeoBox((dataset.height, dataset.width), transform, crs)
+    return RasterInfo(
+        path, dataset.driver, geobox, dataset.count, dataset.dtypes[bands[0] - 1], bands, _gsd(geobox), tuple(notes)
+    )
+
+
+def _crs(crs: Any, notes: list[str]) -> CRS | None:
+    if not crs:
+        return None
+    try:
+        return CRS.from_wkt(crs.to_wkt())
+    except (CRSError, RasterioError):
+        notes.append("The CRS of the raster cannot be understood and is left out.")
+        return None
+
+
+def _from_gcps(gcps: list[Any], gcp_crs: Any, notes: list[str]) -> tuple[Affine, CRS | None]:
+    """Fit one affine transform to ground control points and say how far off it is."""
+    transform = from_gcps(gcps)
+    if transform.determinant == 0:
+        notes.append("The ground control points lie on a line: they are left out, polygons are in pixels.")
+        return Affine.identity(), None
+    back = ~transform
+    off = max(math.dist(back * (p.x, p.y), (p.col, p.row)) for p in gcps)
+    notes.append(f"Placed by {len(gcps)} ground control points; the fit is off by up to {off:.1f} pixels.")
+    return transform, _crs(gcp_crs, notes)
+
+
+def _rgb_bands(dataset: Any, path: str, notes: list[str]) -> tuple[int, ...]:
+    interp = list(dataset.colorinterp)
+    wanted = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+    if all(colour in interp for colour in wanted):
+        return tuple(interp.index(colour) + 1 for colour in wanted)
+    names = [_colour_name(text) for text in dataset.descriptions]
+    if all(colour in names for colour in ("red", "green", "blue")):
+        return tuple(names.index(colour) + 1 for colour in ("red", "green", "blue"))
+    plain = [band for band, kind in enumerate(interp, 1) if kind != ColorInterp.alpha]
+    if len(plain) <= 2:
+        return (plain[0] if plain else 1,)
+    if len(plain) == 3:
+        notes.append("Bands have no colour interpretation; 1, 2, 3 are taken as red, green, blue.")
+        return tuple(plain)
+    msg = f"{path!r} has {dataset.count} bands and does not say which are red, green and blue."
+    raise UsageError(msg, "Say it: --bidx 4,3,2 (red, green, blue; 1-based)")
+
+
+def _colour_name(description: str | None) -> str | None:
+    text = (description or "").strip()
+    if text.upper() in _SENTINEL2:
+        return _SENTINEL2[text.upper()]
+    words = re.split(r"[^a-z]+", text.lower())
+    return next((colour for colour in ("red", "green", "blue") if words and words[0] == colour and len(words) == 1), None)
+
+
+def _palette(dataset: Any, bands: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    """Colours of a palette band as uint8 (3, 256), else None."""
+    if len(bands) != 1 or dataset.colorinterp[bands[0] - 1] != ColorInterp.palette:
+        return None
+    try:
+        entries: Mapping[int, tuple[int, ...]] = dataset.colormap(bands[0])
+    except ValueError:
+        return None
+    table = np.zeros((3, 256), np.uint8)
+    for value, colour in entries.items():
+        if 0 <= value < 256:
+            table[:, value] = colour[:3]
+    return table
+
+
+def _is_masked(dataset: Any, bands: tuple[int, ...]) -> bool:
+    return any(MaskFlags.all_valid not in dataset.mask_flag_enums[band - 1] for band in bands)
+
+
+def _gsd(geobox: GeoBox) -> float | None:
+    """Metres per pixel at the centre: the side of a square of the centre pixel's area."""
+    transform, crs = geobox.transform, geobox.crs
+    if crs is None or transform.determinant == 0:
+        return None
+    if crs.is_projected:
+        factor = crs.axis_info[0].unit_conversion_factor if crs.axis_info else 1.0
+        size = math.sqrt(abs(transform.determinant)) * factor
+        return size if math.isfinite(size) and size > 0 else None
+    if not crs.is_geographic:
+        return None
+    row, col = geobox.shape[0] / 2, geobox.shape[1] / 2
+    corners = [transform * (col + dx, row + dy) for dx, dy in ((0, 0), (1, 0), (1, 1), (0, 1))]
+    if any(abs(lat) > 90 for _, lat in corners):
+        return None
+    geod = crs.get_geod() or Geod(ellps="WGS84")
+    try:
+        area, _ = geod.polygon_area_perimeter([lon for lon, _ in corners], [lat for _, lat in corners])
+    except ProjError:
+        return None
+    return math.sqrt(abs(area)) if math.isfinite(area) and area else None
+
+
+@dataclass(slots=True)
+class BlockWriter:
+    """Writes a one-band tiled GeoTIFF window by window; use as a context manager.
+
+    Args:
+        path: File to make; its folder exists.
+        geobox: Grid of the raster.
+        dtype: ``uint8`` or ``uint16``.
+        nodata: Value of pixels without data.
+        tags: Metadata items.
+        colors: Label to (red, green, blue, alpha), for a colour table.
+        scale: What one count is worth, kept as the band's scale.
+    """
+
+    path: Path
+    geobox: GeoBox
+    dtype: str
+    nodata: int
+    tags: Mapping[str, str] = field(default_factory=dict)
+    colors: Mapping[int, tuple[int, int, int, int]] | None = None
+    scale: float | None = None
+    _dataset: Any = None
+
+    def __enter__(self) -> Self:
+        height, width = self.geobox.shape
+        crs = rasterio.crs.CRS.from_wkt(self.geobox.crs.to_wkt()) if self.geobox.crs else None
+        self._dataset = rasterio.open(
+            self.path, "w", driver="GTiff", height=height, width=width, count=1, dtype=self.dtype, crs=crs,
+            transform=self.geobox.transform, nodata=self.nodata, compress="deflate", zlevel=1, tiled=True,
+            blockxsize=BLOCK, blockysize=BLOCK, bigtiff="IF_SAFER", num_threads=2,
+        )  # fmt: skip
+        self._dataset.update_tags(**self.tags)
+        if self.colors is not None and self.dtype == "uint8":
+            self._dataset.write_colormap(1, dict(self.colors))
+        if self.scale is not None:
+            self._dataset.scales = (self.scale,)
+        return self
+
+    def write(self, values: NDArray[np.unsignedinteger], window: Window) -> None:
+        """Write (height, width) values at a window.
+
+        Raises:
+            OSError: The disk is full or the folder went away.
+        """
+        area = RioWindow(window.col, window.row, window.width, window.height)
+        try:
+            self._dataset.write(values, 1, window=area)
+        except RasterioError as error:
+            msg = f"{self.path}: {error.__cause__ or error}"
+            raise OSError(msg) from error
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        try:
+            self._dataset.close()
+        except RasterioError as error:
+            if kind is None:
+                msg = f"{self.path}: {error.__cause__ or error}"
+                raise OSError(msg) from error

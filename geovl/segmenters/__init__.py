@@ -1,0 +1,1 @@
+"""Backends: code that turns chips and a vocabulary into scores."""

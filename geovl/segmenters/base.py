@@ -1,0 +1,46 @@
+"""The contract that every backend fits."""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from geovl.types import Chip, ModelRecord, PromptNote, Scores, Vocabulary
+
+
+@runtime_checkable
+class Segmenter(Protocol):
+    """Turns chips and a vocabulary into scores.
+
+    A segmenter is stateless towards its caller: the same chips and vocabulary give the
+    same scores, in any order and in any batch. It may cache what it derives from text.
+    """
+
+    record: ModelRecord
+    """The model this is."""
+    halo: int
+    """Pixels of context at a chip's border whose scores depend on what lies outside; windows
+    should overlap by at least twice this."""
+    multiple: int
+    """Chip sides must be a multiple of this; the caller pads."""
+
+    def understand(self, vocabulary: Vocabulary) -> tuple[PromptNote, ...]:
+        """Say how well each class is known, before any pixel is read.
+
+        Returns:
+            One note per class, in order.
+
+        Raises:
+            PromptError: A class that the model cannot answer, naming the nearest ones it can.
+        """
+        ...
+
+    def segment(self, chips: Sequence[Chip], vocabulary: Vocabulary) -> list[Scores]:
+        """Score every pixel of every chip against every class.
+
+        Args:
+            chips: All of one shape, sides multiples of ``multiple``.
+            vocabulary: The classes.
+
+        Returns:
+            One Scores per chip, float32 (classes, height, width), same size as the chip.
+        """
+        ...

@@ -1,0 +1,169 @@
+"""What flows between the stages: the one vocabulary of values that all of geovl shares.
+
+Shapes are ``(height, width)`` or ``(channels, height, width)``; a ``valid`` mask is True
+where a pixel may be used. Nothing here holds its parent: a chip does not know its
+raster, scores do not know their model.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from geovl.errors import PromptError
+
+if TYPE_CHECKING:
+    from affine import Affine
+    from numpy.typing import NDArray
+    from pyproj import CRS
+
+ScoreKind = Literal["probability", "logit", "vote"]
+
+
+class Window(NamedTuple):
+    """A rectangle of pixels: upper-left corner and size, all in whole pixels."""
+
+    row: int
+    col: int
+    height: int
+    width: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Row and column slices that cut this window out of an array."""
+        return slice(self.row, self.row + self.height), slice(self.col, self.col + self.width)
+
+
+@dataclass(frozen=True, slots=True)
+class GeoBox:
+    """A pixel grid on the ground: shape, affine transform and CRS."""
+
+    shape: tuple[int, int]
+    """Height and width in pixels."""
+    transform: "Affine"
+    """From (column, row) to (x, y) of the CRS; the corner of pixel (0, 0) is at (0, 0)."""
+    crs: "CRS | None"
+    """None for a raster in pixel space."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """The pixels of one window, ready for a model."""
+
+    pixels: "NDArray[np.uint8]"
+    """uint8 (3, height, width): red, green, blue, stretched to 0..255 by whole-raster statistics."""
+    valid: "NDArray[np.bool_]"
+    """bool (height, width): True where the source has data."""
+    window: Window
+    """Where the chip lies in its raster."""
+    gsd: float | None
+    """Ground sample distance in metres per pixel, or None where unknown."""
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 3 or self.pixels.shape[0] != 3 or self.pixels.dtype != np.uint8:
+            msg = f"Chip pixels must be uint8 (3, height, width), got {self.pixels.dtype} {self.pixels.shape}"
+            raise ValueError(msg)
+        if self.valid.shape != self.pixels.shape[1:]:
+            msg = f"Chip mask must be {self.pixels.shape[1:]}, got {self.valid.shape}"
+            raise ValueError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class ClassPrompt:
+    """One class to look for: a name for the output, and the phrases that mean it."""
+
+    name: str
+    phrases: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The ordered classes that one call asks for; label ``i + 1`` is ``classes[i]``, 0 is background."""
+
+    classes: tuple[ClassPrompt, ...]
+
+    def __post_init__(self) -> None:
+        if not self.classes:
+            msg = "No prompt was given."
+            raise PromptError(msg, 'Say what to look for: geovl segment tile.tif "building"')
+        if len(self.classes) > 65_534:
+            msg = f"{len(self.classes)} prompts were given; a label raster holds at most 65534."
+            raise PromptError(msg)
+        seen: set[str] = set()
+        for entry in self.classes:
+            if not entry.name.strip() or not entry.phrases or not all(p.strip() for p in entry.phrases):
+                msg = f"Prompt {entry.name!r} is empty."
+                raise PromptError(msg, 'Say what to look for: geovl segment tile.tif "building"')
+            if entry.name.casefold() in seen:
+                msg = f"Prompt {entry.name!r} was given twice."
+                raise PromptError(msg, "Give each class once.")
+            seen.add(entry.name.casefold())
+
+    @classmethod
+    def from_prompts(cls, prompts: "list[str] | tuple[str, ...] | str") -> "Vocabulary":
+        """Make one class of each prompt, named as it was typed (outer blanks removed).
+
+        Raises:
+            PromptError: No prompt, an empty one, or one given twice.
+        """
+        words = [prompts] if isinstance(prompts, str) else list(prompts)
+        cleaned = [" ".join(word.split()) for word in words]
+        return cls(tuple(ClassPrompt(word, (word,)) for word in cleaned))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The class names, in label order from label 1."""
+        return tuple(entry.name for entry in self.classes)
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a segmenter says about one chip."""
+
+    values: "NDArray[np.float32]"
+    """float32 (classes, height, width), in the order of the vocabulary."""
+    kind: ScoreKind
+    """``probability`` and ``vote`` lie in 0..1; ``logit`` is unbounded, 0 means even odds."""
+
+    def probabilities(self) -> "NDArray[np.float32]":
+        """Return the scores as float32 (classes, height, width) in 0..1."""
+        if self.kind != "logit":
+            return self.values
+        out = np.empty_like(self.values)
+        np.exp(-np.abs(self.values), out=out)  # never overflows
+        return np.where(self.values >= 0, 1 / (1 + out), out / (1 + out)).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptNote:
+    """How well a model knows one class of the vocabulary."""
+
+    name: str
+    """The class, as the user typed it."""
+    status: Literal["known", "guess"]
+    """``guess``: answered, but worth a warning."""
+    nearest: tuple[str, ...]
+    """The trained concepts that lie nearest, nearest first."""
+    similarity: float
+    """Similarity to the nearest concept, in -1..1."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """The part of a catalog record that running a model needs."""
+
+    id: str
+    """Catalog id, lower case with hyphens."""
+    backend: str
+    """A name in the registry of segmenters."""
+    weights: dict[str, str]
+    """File name (relative to the record's weights folder) to sha256 hex digest."""
+    version: str
+    """Version of the weights."""
+    gsd_range: tuple[float, float] | None
+    """Metres per pixel that the model was trained for: finest, coarsest."""
+    license: str
+    """SPDX expression of the weights' licence."""
