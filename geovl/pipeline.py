@@ -25,8 +25,8 @@ from geovl.runs import LABELS, SCORES, SEGMENTS, Draft, Run, RunStore, sha256
 from geovl.segmenters import registry
 from geovl.segmenters.base import Segmenter
 from geovl.stitch import SCORE_NODATA, SCORE_SCALE, Stitcher
-from geovl.types import Chip, PromptNote, Vocabulary, Window
-from geovl.windows import WindowGrid, plan
+from geovl.types import Chip, PromptNote, Vocabulary, Window, WindowGrid
+from geovl.windows import plan
 
 _AHEAD = 2  # chips read ahead of the model
 _SPECKLE = 25  # pixels; regions below are dropped unless --min-area is given

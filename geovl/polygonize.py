@@ -232,8 +232,9 @@ def _sum_inside(geometry: Geometries, values: ReadRows, height: int, step: Calla
     x, owner = start[upright, 0], owner[upright]
     low, high = np.minimum(start, stop)[upright, 1], np.maximum(start, stop)[upright, 1]
     sign = np.sign(stop[upright, 1] - start[upright, 1])
-    for top in range(0, height, STRIP // 2):
-        bottom = min(top + STRIP // 2, height)
+    strip = max(STRIP // 2, 1)  # the sums take four times the memory of the labels
+    for top in range(0, height, strip):
+        bottom = min(top + strip, height)
         here = np.flatnonzero((low < bottom) & (high > top))
         if len(here):
             rows = values(top, bottom)

@@ -326,7 +326,7 @@ def _from_gcps(gcps: list[Any], gcp_crs: Any, notes: list[str]) -> tuple[Affine,
         notes.append("The ground control points lie on a line: they are left out, polygons are in pixels.")
         return Affine.identity(), None
     back = ~transform
-    off = max(math.dist(back * (p.x, p.y), (p.col, p.row)) for p in gcps)
+    off = max(math.dist(back @ (p.x, p.y), (p.col, p.row)) for p in gcps)
     notes.append(f"Placed by {len(gcps)} ground control points; the fit is off by up to {off:.1f} pixels.")
     return transform, _crs(gcp_crs, notes)
 
@@ -388,7 +388,7 @@ def _gsd(geobox: GeoBox) -> float | None:
     if not crs.is_geographic:
         return None
     row, col = geobox.shape[0] / 2, geobox.shape[1] / 2
-    corners = [transform * (col + dx, row + dy) for dx, dy in ((0, 0), (1, 0), (1, 1), (0, 1))]
+    corners = [transform @ (col + dx, row + dy) for dx, dy in ((0, 0), (1, 0), (1, 1), (0, 1))]
     if any(abs(lat) > 90 for _, lat in corners):
         return None
     geod = crs.get_geod() or Geod(ellps="WGS84")

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from geovl.types import Window
-from geovl.windows import Axis, WindowGrid
+from geovl.types import Axis, Window, WindowGrid
 
 SCORE_SCALE = 254
 """Scores are stored as uint8: ``round(score * SCORE_SCALE)``."""

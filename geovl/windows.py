@@ -6,50 +6,8 @@ Zones never touch each other, so no pixel is decided by more than two windows an
 that is what makes blending exact for a model whose answer does not depend on context.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 from geovl.errors import UsageError
-from geovl.types import Window
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """The windows along one axis: ``starts[i]`` and the one ``size`` that all share."""
-
-    starts: tuple[int, ...]
-    size: int
-    zones: tuple[tuple[int, int], ...]
-    """``zones[i]``: pixels [start, stop) decided by windows i and i + 1 together."""
-
-    def zone_before(self, index: int) -> tuple[int, int]:
-        """Return the zone shared with the window before, empty for the first."""
-        return self.zones[index - 1] if index else (self.starts[0], self.starts[0])
-
-    def zone_after(self, index: int) -> tuple[int, int]:
-        """Return the zone shared with the window after, empty for the last."""
-        end = self.starts[-1] + self.size
-        return self.zones[index] if index < len(self.zones) else (end, end)
-
-
-@dataclass(frozen=True, slots=True)
-class WindowGrid:
-    """Windows over a raster, in the order in which they are worked on: row by row."""
-
-    rows: Axis
-    cols: Axis
-
-    def __len__(self) -> int:
-        return len(self.rows.starts) * len(self.cols.starts)
-
-    def window(self, row: int, col: int) -> Window:
-        """Return the window at grid position (row, col)."""
-        return Window(self.rows.starts[row], self.cols.starts[col], self.rows.size, self.cols.size)
-
-    def __iter__(self) -> Iterator[tuple[int, int, Window]]:
-        for row in range(len(self.rows.starts)):
-            for col in range(len(self.cols.starts)):
-                yield row, col, self.window(row, col)
+from geovl.types import Axis, WindowGrid
 
 
 def _axis(length: int, size: int, overlap: int) -> Axis:

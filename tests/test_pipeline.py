@@ -1,0 +1,256 @@
+"""The whole flow with a model whose right answer is known."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
+
+from geovl.errors import PromptError, RasterError, RunError, SourceError, UsageError
+from geovl.pipeline import SegmentOptions, segment
+from geovl.raster import BlockWriter
+from geovl.runs import RunStore
+from geovl.stitch import decide
+from geovl.types import Vocabulary
+from tests.fakes import BrightnessSegmenter, blobs, brightness_scores, write_tif
+
+THREE = Vocabulary.from_prompts(["dark", "middle", "bright"])
+SMALL = SegmentOptions(window=64, overlap=16, min_area=0.0, simplify=0.0)
+
+
+def expected(path, classes=3, threshold=0.5):
+    with rasterio.open(path) as dataset:
+        scores = brightness_scores(dataset.read(1), classes)
+    labels, best = np.empty(scores.shape[1:], np.uint8), np.empty(scores.shape[1:], np.uint8)
+    decide(scores, threshold, labels, best)
+    return labels
+
+
+@pytest.mark.parametrize("batch", [1, 3, 50])
+@pytest.mark.parametrize(("window", "overlap"), [(64, 16), (50, 0), (33, 11), (1152, 128)])
+def test_the_run_holds_the_whole_image_answer_whatever_the_windows(tile, store, segmenter, window, overlap, batch):
+    options = SegmentOptions(window=window, overlap=overlap, batch=batch)
+    run = segment(str(tile), THREE, segmenter, store, options)
+    np.testing.assert_array_equal(run.labels(), expected(tile))
+
+
+def test_a_region_that_crosses_windows_is_one_polygon(tmp_path, store, segmenter):
+    pixels = np.zeros((3, 150, 200), np.uint8)
+    pixels[:, 40:110, 10:190] = 255
+    path = write_tif(tmp_path / "one.tif", pixels)
+    frame = segment(str(path), Vocabulary.from_prompts(["dark", "bright"]), segmenter, store, SMALL).to_geodataframe()
+    bright = frame[frame["class"] == "bright"]
+    assert len(bright) == 1
+    assert bright.geometry.iloc[0].bounds == (600_005, 5_000_000 - 55, 600_095, 5_000_000 - 20)
+    assert bright["area_m2"].iloc[0] == pytest.approx(70 * 180 / 4, rel=1e-3)  # UTM scale off by up to 4e-4 a side
+    assert bright["score"].iloc[0] == pytest.approx(1 - (255 - 191.25) / 128, abs=0.003)
+
+
+def test_polygons_are_the_label_raster(tile, store, segmenter):
+    run = segment(str(tile), THREE, segmenter, store, SMALL)
+    frame = run.to_geodataframe()
+    assert frame.crs.to_epsg() == 32632
+    assert frame.geometry.is_valid.all()
+    values = {name: i for i, name in enumerate(THREE.names, 1)}
+    with rasterio.open(tile) as dataset:
+        pairs = zip(frame.geometry, frame["class"].map(values), strict=True)
+        back = rasterio.features.rasterize(pairs, dataset.shape, transform=dataset.transform)
+    np.testing.assert_array_equal(back, run.labels())
+
+
+def test_nothing_is_found_where_there_is_no_data(tmp_path, store, segmenter):
+    pixels = blobs(100, 120).clip(1)
+    pixels[:, 20:60, 30:90] = 0
+    run = segment(str(write_tif(tmp_path / "hole.tif", pixels, nodata=0)), THREE, segmenter, store, SMALL)
+    hole = np.zeros((100, 120), bool)
+    hole[20:60, 30:90] = True
+    assert (run.labels()[hole] == 255).all()
+    assert (run.labels()[~hole] != 255).all()
+    assert np.isnan(run.scores()[hole]).all()
+
+
+def test_finding_nothing_is_a_result(tmp_path, store, segmenter):
+    path = write_tif(tmp_path / "black.tif", np.full((3, 50, 50), 130, np.uint8))
+    run = segment(str(path), THREE, segmenter, store, SegmentOptions(threshold=1.0))
+    frame = run.to_geodataframe()
+    assert len(frame) == 0
+    assert list(frame.columns) == ["class", "prompt", "score", "area_m2", "perimeter_m", "model", "run", "geometry"]
+    assert run.manifest["polygons"] == 0
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_without_a_crs_polygons_are_in_pixels_and_a_warning_is_kept(tmp_path, store, segmenter):
+    pixels = np.zeros((3, 40, 40), np.uint8)
+    pixels[:, 10:20, 5:35] = 255
+    path = write_tif(tmp_path / "plain.tif", pixels, None, Affine.identity())
+    options = SegmentOptions(min_area=1.0, simplify=0.0)
+    run = segment(str(path), Vocabulary.from_prompts(["dark", "bright"]), segmenter, store, options)
+    frame = run.to_geodataframe()
+    assert frame.crs is None
+    bright = frame[frame["class"] == "bright"]
+    assert bright.geometry.iloc[0].bounds == (5, 10, 35, 20)
+    assert np.isnan(bright["area_m2"]).all()
+    assert "No CRS" in run.manifest["warnings"][0]
+    assert "--min-area" in run.manifest["warnings"][1]
+
+
+def test_the_manifest_tells_how_the_run_was_made(tile, store, segmenter):
+    run = segment(str(tile), THREE, segmenter, store, SMALL)
+    manifest = run.manifest
+    assert manifest["source"]["path"] == str(tile)
+    assert manifest["parameters"]["window"] == 64
+    assert [entry["name"] for entry in manifest["classes"]] == list(THREE.names)
+    assert manifest["polygons"] == sum(entry["polygons"] for entry in manifest["classes"]) > 0
+    assert set(manifest["files"]) == {"labels.tif", "scores.tif", "segments.parquet"}
+    assert run.verify() == []
+
+
+@given(st.lists(st.text(max_size=3), max_size=3))
+def test_prompts_are_cleaned_or_refused(prompts):
+    cleaned = [" ".join(p.split()) for p in prompts]
+    folded = [p.casefold() for p in cleaned]
+    if not prompts or not all(cleaned) or len(set(folded)) < len(folded):
+        with pytest.raises(PromptError):
+            Vocabulary.from_prompts(prompts)
+    else:
+        assert Vocabulary.from_prompts(prompts).names == tuple(cleaned)
+
+
+@pytest.mark.parametrize(
+    "options", [{"threshold": 1.5}, {"min_area": -1.0}, {"simplify": float("nan")}, {"window": 8}, {"batch": 0}]
+)
+def test_options_out_of_range_are_refused_before_any_work(options):
+    with pytest.raises(UsageError):
+        SegmentOptions(**options)
+
+
+def test_a_raster_without_a_valid_pixel_is_refused_and_leaves_nothing(tmp_path, store, segmenter):
+    path = write_tif(tmp_path / "empty.tif", np.zeros((3, 40, 40), np.uint8), nodata=0)
+    with pytest.raises(RasterError, match="all nodata"):
+        segment(str(path), THREE, segmenter, store)
+    assert list(store.folder.iterdir()) == []
+
+
+def test_a_raster_damaged_in_the_middle_leaves_nothing_and_names_the_place(tmp_path, store, segmenter):
+    noise = np.random.default_rng(0).integers(0, 255, (3, 400, 400), dtype=np.uint8)
+    path = write_tif(tmp_path / "a.tif", noise, tiled=True, blockxsize=64, blockysize=64, compress="deflate")
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2 : len(whole) // 2 + 2000] = b"\xff" * 2000
+    path.write_bytes(whole)
+    with pytest.raises(SourceError, match="damaged at row"):
+        segment(str(path), THREE, segmenter, store, SMALL)
+    assert list(store.folder.iterdir()) == []
+    assert not any(thread.name == "geovl-reader" for thread in threading.enumerate())
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tile, store, segmenter, monkeypatch):
+    def full(*_args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(BlockWriter, "write", full)
+    with pytest.raises(RunError, match="No space left"):
+        segment(str(tile), THREE, segmenter, store)
+    assert list(store.folder.iterdir()) == []
+
+
+def test_a_file_size_limit_met_by_gdal_itself_is_said_and_leaves_nothing(tmp_path):
+    """GDAL swallows some write errors until the file is closed; a real limit shows that none is lost."""
+    noise = np.random.default_rng(0).integers(0, 255, (3, 600, 600), dtype=np.uint8)
+    path = write_tif(tmp_path / "noise.tif", noise)
+    code = (
+        "import resource, signal, sys; from pathlib import Path\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "from geovl.errors import GeovlError; from geovl.pipeline import segment; from geovl.runs import RunStore\n"
+        "from geovl.types import Vocabulary; from tests.fakes import BrightnessSegmenter\n"
+        "try:\n"
+        "    segment(sys.argv[1], Vocabulary.from_prompts(['a', 'b']), BrightnessSegmenter(), RunStore(Path(sys.argv[2])))\n"
+        "except GeovlError as error: print(type(error).__name__, error.message)\n"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code, str(path), str(tmp_path / "store")],
+        capture_output=True, text=True, cwd=Path(__file__).parents[1], check=True,
+    )  # fmt: skip
+    assert out.stdout.startswith("RunError The run cannot be written")
+    assert list((tmp_path / "store" / "runs").iterdir()) == []
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from geovl.pipeline import SegmentOptions, segment
+from geovl.runs import RunStore
+from geovl.types import Vocabulary
+from tests.fakes import BrightnessSegmenter
+
+class Slow(BrightnessSegmenter):
+    def segment(self, chips, vocabulary):
+        print("window", flush=True)
+        time.sleep(0.2)
+        return super().segment(chips, vocabulary)
+
+segment(sys.argv[1], Vocabulary.from_prompts(["a", "b"]), Slow(), RunStore(Path(sys.argv[2])),
+        SegmentOptions(window=48, overlap=0))
+"""
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_never_shows_and_the_next_one_works(tile, store, segmenter, kill):
+    child = subprocess.Popen(
+        [sys.executable, "-c", SLOW, str(tile), str(store.root)],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    for _ in range(3):
+        child.stdout.readline()
+    child.send_signal(kill)
+    child.wait()
+    assert store.list() == []
+    run = segment(str(tile), THREE, segmenter, store)
+    assert [path.name for path in store.folder.iterdir()] == [run.id]
+
+
+def test_two_runs_of_the_same_are_the_same_bytes(tile, store, segmenter):
+    first, second = (segment(str(tile), THREE, segmenter, store, SMALL) for _ in range(2))
+    np.testing.assert_array_equal(first.labels(), second.labels())
+    left, right = first.to_geodataframe().drop(columns="run"), second.to_geodataframe().drop(columns="run")
+    gpd.testing.assert_geodataframe_equal(left, right)
+
+
+def test_a_geographic_and_a_rotated_raster_keep_their_places(tmp_path, store, segmenter):
+    pixels = np.zeros((3, 60, 60), np.uint8)
+    pixels[:, 20:40, 10:50] = 255
+    for name, crs, transform in (
+        ("degrees", "EPSG:4326", Affine(1e-5, 0, 9, 0, -1e-5, 48)),
+        ("rotated", "EPSG:32632", Affine(0.4, 0.3, 6e5, 0.3, -0.4, 5e6)),
+    ):
+        path = write_tif(tmp_path / f"{name}.tif", pixels, crs, transform)
+        run = segment(str(path), Vocabulary.from_prompts(["dark", "bright"]), segmenter, store, SMALL)
+        frame = run.to_geodataframe()
+        polygon = frame[frame["class"] == "bright"].geometry.iloc[0]
+        corners = {transform @ corner for corner in ((10, 20), (50, 20), (50, 40), (10, 40))}
+        found = set(polygon.exterior.coords)
+        assert all(min(abs(x - a) + abs(y - b) for a, b in found) < 1e-6 for x, y in corners)
+
+
+def test_the_manifest_is_json_without_nan(tile, store, segmenter):
+    run = segment(str(tile), THREE, segmenter, store)
+    json.loads((run.path / "run.json").read_text(), parse_constant=pytest.fail)
+    assert time.strptime(run.manifest["created"][:19], "%Y-%m-%dT%H:%M:%S")
+
+
+def test_the_store_is_where_it_was_asked_for(tile, tmp_path, segmenter):
+    run = segment(str(tile), THREE, segmenter, RunStore(tmp_path / "elsewhere"))
+    assert run.path.parent == tmp_path / "elsewhere" / "runs"
+    assert isinstance(segmenter, BrightnessSegmenter)
