@@ -1,0 +1,1 @@
+"""Training. Everything here needs ``pip install "geovl[torch]"``."""

@@ -1,0 +1,1 @@
+"""nano: the bundled model, run by ONNX Runtime without torch."""
