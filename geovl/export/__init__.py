@@ -1,0 +1,1 @@
+"""Writers: a run's polygons or label raster as a file of a common format."""

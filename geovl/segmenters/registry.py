@@ -1,0 +1,38 @@
+"""Backends by name: a table of import strings, merged with the entry points ``geovl.segmenters``.
+
+Nothing heavy loads until a backend is used; other packages add theirs by an entry point.
+"""
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import cast
+
+from geovl.errors import ModelError
+from geovl.segmenters.base import Segmenter
+from geovl.types import ModelRecord
+
+BUILTIN: dict[str, str] = {"nano": "geovl.segmenters.nano.segmenter:NanoSegmenter"}
+
+
+def known() -> dict[str, str]:
+    """Return every backend: name to ``module:Class``. A built-in name cannot be taken over."""
+    return {entry.name: entry.value for entry in entry_points(group="geovl.segmenters")} | BUILTIN
+
+
+def load(record: ModelRecord) -> Segmenter:
+    """Make the segmenter of a model.
+
+    Raises:
+        ModelError: The backend is unknown, or what it needs is not installed.
+    """
+    backends = known()
+    if record.backend not in backends:
+        msg = f"Model {record.id!r} needs the backend {record.backend!r}; known are {', '.join(sorted(backends))}."
+        raise ModelError(msg)
+    module, _, name = backends[record.backend].partition(":")
+    try:
+        factory = getattr(import_module(module), name)
+    except ImportError as error:
+        msg = f"Backend {record.backend!r} cannot be loaded: {error}."
+        raise ModelError(msg, 'Install what it needs: pip install "geovl[torch]"') from error
+    return cast("Segmenter", factory(record))
