@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Run", "__version__", "open_run", "segment", "segment_all"]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - as wide as the module
+def __getattr__(name: str) -> Any:
     """Load the Python interface on first use, so that importing a part stays light."""
     if name in {"Run", "open_run", "segment", "segment_all"}:
         import geovl.api  # noqa: PLC0415 - see above

@@ -101,7 +101,7 @@ class Fault:
 
 
 @cache
-def _schema() -> Any:  # noqa: ANN401 - a pydantic TypeAdapter, which must not be imported at the top
+def _schema() -> Any:
     from pydantic import ConfigDict, TypeAdapter, with_config  # noqa: PLC0415 - slow; only where a file is read
 
     strict = with_config(ConfigDict(extra="forbid"))

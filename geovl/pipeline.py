@@ -260,9 +260,7 @@ def _label(
     seen = False
     with ExitStack() as stack:
         colormap = {0: (0, 0, 0, 0), **colors} if dtype == "uint8" else None
-        labels = stack.enter_context(
-            BlockWriter(draft.folder / LABELS, geobox, dtype, nodata, tags, colormap)
-        )
+        labels = stack.enter_context(BlockWriter(draft.folder / LABELS, geobox, dtype, nodata, tags, colormap))
         scores = stack.enter_context(
             BlockWriter(draft.folder / SCORES, geobox, "uint8", SCORE_NODATA, {"run": draft.id}, scale=1 / SCORE_SCALE)
         )

@@ -295,7 +295,8 @@ def share_vertices(geometry: Geometries, width: int) -> Geometries:
         out[place, axis] = value % divisor
         out[place, 1 - axis] = value // divisor
     new_rings = np.append(position, len(out))[rings]
-    return shapely.from_ragged_array(kind, out.astype(np.float64), (new_rings, parts))
+    shared: Geometries = shapely.from_ragged_array(kind, out.astype(np.float64), (new_rings, parts))
+    return shared
 
 
 def _place(geometry: Geometries, transform: Affine) -> Geometries:
@@ -304,7 +305,8 @@ def _place(geometry: Geometries, transform: Affine) -> Geometries:
     def move(points: Floats) -> Floats:
         return np.stack(_xy(transform, points[:, 0], points[:, 1]), axis=1)
 
-    return shapely.transform(geometry, move)
+    moved: Geometries = shapely.transform(geometry, move)
+    return moved
 
 
 def _xy(transform: Affine, columns: Floats, rows: Floats) -> tuple[Floats, Floats]:
@@ -345,7 +347,8 @@ def ground_area(geobox: GeoBox, columns: Floats, rows: Floats) -> Floats:
     east = (lon - lon[0]) * np.cos(lat.mean(axis=0)) * geod.a / np.sqrt(curve)
     north = (lat - lat[0]) * geod.a * (1 - geod.es) / curve**1.5
     cross = east * np.roll(north, -1, axis=0) - np.roll(east, -1, axis=0) * north
-    return np.abs(cross.sum(axis=0)) / 2
+    area: Floats = np.abs(cross.sum(axis=0)) / 2
+    return area
 
 
 def geodesic(geometry: Geometries, crs: CRS | None) -> tuple[Floats, Floats]:

@@ -71,7 +71,8 @@ class Stretch:
         scaled = (values.astype(np.float32) - low) * scale
         np.nan_to_num(scaled, copy=False, nan=0.0, posinf=255.0, neginf=0.0)
         np.clip(scaled, 0, 255, out=scaled)
-        return np.rint(scaled).astype(np.uint8)
+        out: NDArray[np.uint8] = np.rint(scaled).astype(np.uint8)
+        return out
 
 
 def find_sources(source: str) -> list[str]:
@@ -354,7 +355,9 @@ def _colour_name(description: str | None) -> str | None:
     if text.upper() in _SENTINEL2:
         return _SENTINEL2[text.upper()]
     words = re.split(r"[^a-z]+", text.lower())
-    return next((colour for colour in ("red", "green", "blue") if words and words[0] == colour and len(words) == 1), None)
+    return next(
+        (colour for colour in ("red", "green", "blue") if words and words[0] == colour and len(words) == 1), None
+    )
 
 
 def _palette(dataset: Any, bands: tuple[int, ...]) -> NDArray[np.uint8] | None:

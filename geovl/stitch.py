@@ -90,9 +90,7 @@ class Stitcher:
         self._labels: NDArray[np.unsignedinteger]
         self._scores: NDArray[np.uint8]
 
-    def add(
-        self, row: int, col: int, probabilities: NDArray[np.float32], valid: NDArray[np.bool_]
-    ) -> Iterator[Band]:
+    def add(self, row: int, col: int, probabilities: NDArray[np.float32], valid: NDArray[np.bool_]) -> Iterator[Band]:
         """Take the scores of the window at grid position (row, col).
 
         Args:

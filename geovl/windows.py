@@ -6,6 +6,8 @@ Zones never touch each other, so no pixel is decided by more than two windows an
 that is what makes blending exact for a model whose answer does not depend on context.
 """
 
+from itertools import pairwise
+
 from geovl.errors import UsageError
 from geovl.types import Axis, WindowGrid
 
@@ -16,7 +18,7 @@ def _axis(length: int, size: int, overlap: int) -> Axis:
     step = size - overlap
     starts = [*range(0, length - size, step), length - size]  # the last one is moved back inside
     zones = []
-    for left, right in zip(starts, starts[1:], strict=False):
+    for left, right in pairwise(starts):
         shared = left + size - right  # at least the overlap that was asked for
         first = right + (shared - overlap) // 2
         zones.append((first, first + overlap))

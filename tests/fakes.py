@@ -36,7 +36,9 @@ def brightness_scores(red: np.ndarray, classes: int) -> np.ndarray:
     return np.clip(1 - np.abs(red[None].astype(np.float32) - middles) / 128, 0, 1).astype(np.float32)
 
 
-def write_tif(path: Path, pixels: np.ndarray, crs: str | None = "EPSG:32632", transform: Affine = UTM, **profile) -> Path:
+def write_tif(
+    path: Path, pixels: np.ndarray, crs: str | None = "EPSG:32632", transform: Affine = UTM, **profile
+) -> Path:
     """Write (bands, height, width) as a GeoTIFF."""
     bands, height, width = pixels.shape
     if bands == 3 and pixels.dtype == np.uint8:

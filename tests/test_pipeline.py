@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-import geopandas as gpd
+import geopandas.testing
 import numpy as np
 import pytest
 import rasterio
@@ -225,7 +225,7 @@ def test_two_runs_of_the_same_are_the_same_bytes(tile, store, segmenter):
     first, second = (segment(str(tile), THREE, segmenter, store, SMALL) for _ in range(2))
     np.testing.assert_array_equal(first.labels(), second.labels())
     left, right = first.to_geodataframe().drop(columns="run"), second.to_geodataframe().drop(columns="run")
-    gpd.testing.assert_geodataframe_equal(left, right)
+    geopandas.testing.assert_geodataframe_equal(left, right)
 
 
 def test_a_geographic_and_a_rotated_raster_keep_their_places(tmp_path, store, segmenter):

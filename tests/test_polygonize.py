@@ -22,14 +22,14 @@ rasters = st.tuples(st.integers(1, 24), st.integers(1, 24)).flatmap(
 def trace(labels, scores=None, **options):
     scores = np.full(labels.shape, 254, np.uint8) if scores is None else scores
     box = options.pop("geobox", GeoBox(labels.shape, Affine.identity(), None))
-    return polygonize(
-        lambda a, b: labels[a:b], lambda a, b: scores[a:b], box, nodata=255, score_scale=254, **options
-    )
+    return polygonize(lambda a, b: labels[a:b], lambda a, b: scores[a:b], box, nodata=255, score_scale=254, **options)
 
 
 def canonical(labels, geometry):
     """Comparable form: label and normalised shape without vertices on straight edges."""
-    return sorted((int(v), shapely.normalize(shapely.simplify(g, 0)).wkt) for v, g in zip(labels, geometry, strict=True))
+    return sorted(
+        (int(v), shapely.normalize(shapely.simplify(g, 0)).wkt) for v, g in zip(labels, geometry, strict=True)
+    )
 
 
 @given(rasters, st.sampled_from([1, 3, 5, 1024]))

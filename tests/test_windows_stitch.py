@@ -22,7 +22,7 @@ def test_every_pixel_is_decided_by_one_window_or_by_two_inside_one_zone(case):
     for axis, length in ((grid.rows, height), (grid.cols, width)):
         deciders = np.zeros(length, int)
         for index, start in enumerate(axis.starts):
-            assert 0 <= start
+            assert start >= 0
             assert start + axis.size <= length
             before, after = axis.zone_before(index), axis.zone_after(index)
             assert start <= before[0] <= before[1] <= after[0] <= after[1] <= start + axis.size

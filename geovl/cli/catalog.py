@@ -18,9 +18,9 @@ def list_models(
 ) -> None:
     """List the records of the catalog."""
     with output.faults():
-        from rich.console import Console  # noqa: PLC0415 - keeps --help fast
+        from rich.console import Console
 
-        from geovl import catalog  # noqa: PLC0415
+        from geovl import catalog
 
         entries = [e for e in catalog.load_models().values() if task is None or task in e.tasks]
         if as_json:
@@ -37,9 +37,9 @@ def show(
 ) -> None:
     """Show one record whole: its model card."""
     with output.faults():
-        from rich.console import Console  # noqa: PLC0415
+        from rich.console import Console
 
-        from geovl import catalog  # noqa: PLC0415
+        from geovl import catalog
 
         entry = catalog.model(record)
         if as_json:
@@ -54,7 +54,7 @@ def check(
 ) -> None:
     """Check every record; exits 1 and names each fault when there is one."""
     with output.faults():
-        from geovl import catalog, settings  # noqa: PLC0415
+        from geovl import catalog, settings
 
         where = folder or settings.catalog_dir()
         faults = catalog.check(where)

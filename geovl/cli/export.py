@@ -31,7 +31,6 @@ def export(
     (RFC 7946); every other format keeps the raster's CRS, KML excepted.
 
     Examples:
-
       geovl export --format gpkg
 
       geovl export -o runways.geojson
@@ -40,9 +39,9 @@ def export(
     """
     output.set_verbosity(0, quiet)
     with output.faults():
-        from geovl import api, settings  # noqa: PLC0415 - keeps --help fast
-        from geovl.export.formats import export as write  # noqa: PLC0415
-        from geovl.export.formats import resolve  # noqa: PLC0415
+        from geovl import api, settings
+        from geovl.export.formats import export as write
+        from geovl.export.formats import resolve
 
         streaming = out is not None and str(out) == "-"
         chosen = resolve(format_ or ("geojson" if out is None or streaming else None), None if streaming else out)

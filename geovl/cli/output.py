@@ -27,7 +27,7 @@ def answer(text: str) -> None:
     typer.echo(text)
 
 
-def answer_json(value: Any) -> None:  # noqa: ANN401 - whatever JSON holds
+def answer_json(value: Any) -> None:
     """Print the answer on stdout as JSON."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
@@ -45,7 +45,9 @@ def warn(text: str) -> None:
     console.print(text, markup=False, soft_wrap=True)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = (), title: str = "") -> Table:
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = (), title: str = ""
+) -> Table:
     """Make a plain table; columns named in ``right`` are right-aligned."""
     out = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for name in columns:

@@ -1,5 +1,6 @@
 """``geovl runs``: what the store holds."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -16,7 +17,7 @@ RunId = Annotated[str | None, typer.Argument(help="Run id. Default: the latest."
 def list_runs(store: options.Store = None, as_json: options.Json = False) -> None:
     """List the runs, oldest first."""
     with output.faults():
-        from geovl import runs, settings  # noqa: PLC0415 - keeps --help fast
+        from geovl import runs, settings
 
         found = runs.RunStore(store or settings.store_dir()).list()
         manifests = [run.manifest for run in found]
@@ -35,7 +36,7 @@ def list_runs(store: options.Store = None, as_json: options.Json = False) -> Non
 def show(run: RunId = None, store: options.Store = None, as_json: options.Json = False) -> None:
     """Show one run: its source, model, parameters and classes."""
     with output.faults():
-        from geovl import runs, settings  # noqa: PLC0415
+        from geovl import runs, settings
 
         found = runs.RunStore(store or settings.store_dir()).get(run)
         manifest = found.manifest
@@ -58,7 +59,7 @@ def show(run: RunId = None, store: options.Store = None, as_json: options.Json =
 def verify(run: RunId = None, store: options.Store = None) -> None:
     """Hash a run's files and its source again; exits 1 when anything changed."""
     with output.faults():
-        from geovl import runs, settings  # noqa: PLC0415
+        from geovl import runs, settings
 
         found = runs.RunStore(store or settings.store_dir()).get(run)
         faults = found.verify()
@@ -75,13 +76,13 @@ def remove(
 ) -> None:
     """Delete a run."""
     with output.faults():
-        from geovl import runs, settings  # noqa: PLC0415
+        from geovl import runs, settings
 
         runs.RunStore(store or settings.store_dir()).remove(run)
         output.note(f"Removed {run}.")
 
 
-def _print_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    from rich.console import Console  # noqa: PLC0415
+def _print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    from rich.console import Console
 
     Console(highlight=False).print(output.table(columns, rows, right=("polygons",)))

@@ -58,8 +58,8 @@ def segment(
     """
     output.set_verbosity(verbose, quiet)
     with output.faults():
-        from geovl import pipeline, raster, runs, settings  # noqa: PLC0415 - keeps --help fast
-        from geovl.types import Vocabulary  # noqa: PLC0415
+        from geovl import pipeline, raster, runs, settings
+        from geovl.types import Vocabulary
 
         vocabulary = Vocabulary.from_prompts(prompts)
         chosen = pipeline.SegmentOptions(
@@ -113,7 +113,7 @@ def _check_output(out: Path | None, sources: list[str], overwrite: bool) -> None
     """Refuse an output that cannot work before any work is done."""
     if out is None:
         return
-    from geovl.export.formats import check_target, resolve  # noqa: PLC0415
+    from geovl.export.formats import check_target, resolve
 
     if len(sources) > 1:
         msg = f"-o names one file, but there are {len(sources)} sources."
@@ -122,12 +122,10 @@ def _check_output(out: Path | None, sources: list[str], overwrite: bool) -> None
     check_target(out, overwrite=overwrite)
 
 
-def _report(
-    made: "list[Run]", out: Path | None, *, overwrite: bool, as_json: bool, quiet: bool, many: bool
-) -> None:
+def _report(made: "list[Run]", out: Path | None, *, overwrite: bool, as_json: bool, quiet: bool, many: bool) -> None:
     manifests = [run.manifest for run in made]
     if made and out is not None:
-        from geovl import api  # noqa: PLC0415
+        from geovl import api
 
         api.Run(made[0].path).export(out, overwrite=overwrite)
     if not quiet:
@@ -146,7 +144,7 @@ def _report(
             output.answer(run.id)
 
 
-def _table(manifest: dict[str, Any], title: str) -> Any:  # noqa: ANN401 - a rich table
+def _table(manifest: dict[str, Any], title: str) -> Any:
     rows = []
     for entry in manifest["classes"]:
         area, score = entry["area_m2"], entry["score"]
@@ -175,8 +173,8 @@ class Progress:
     def __enter__(self) -> Self:
         console = output.stderr()
         if not self._quiet and console.is_terminal:
-            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn  # noqa: PLC0415
-            from rich.progress import Progress as Bars  # noqa: PLC0415
+            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bars
 
             columns = (
                 TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"),

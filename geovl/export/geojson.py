@@ -60,10 +60,11 @@ def to_wgs84(geometry: Geometries, crs: CRS) -> Geometries:
     rounded = shapely.set_precision(out, 10.0**-_DECIMALS, mode="valid_output")
     gone = shapely.is_empty(rounded)  # smaller than the grid of seven decimals, about a centimetre
     rounded[gone] = out[gone]
-    return shapely.orient_polygons(rounded)
+    oriented: Geometries = shapely.orient_polygons(rounded)
+    return oriented
 
 
-def _cut(polygon: Any) -> Any:  # noqa: ANN401 - shapely geometries are untyped
+def _cut(polygon: Any) -> Any:
     """Cut a polygon whose longitudes jump at 180° into parts within -180..180."""
 
     def unwrap(points: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -96,7 +97,7 @@ def _stream(frame: gpd.GeoDataFrame, geometry: Geometries, file: BinaryIO) -> No
     file.write(b"\n]}\n")
 
 
-def _plain(name: str, value: Any) -> Any:  # noqa: ANN401 - whatever a column holds
+def _plain(name: str, value: Any) -> Any:
     """Round a figure; JSON has no NaN."""
     if isinstance(value, float):
         return round(value, _ROUND.get(name, 6)) if math.isfinite(value) else None

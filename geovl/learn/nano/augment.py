@@ -30,11 +30,11 @@ def _colour(pixels: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
         grey = value.mean(2, keepdims=True)
         value = grey + (value - grey) * rng.uniform(0.4, 1.5)
     if rng.random() < 0.3:
-        value = 255 * (np.clip(value, 0, 255) / 255) ** np.exp(rng.normal(0, 0.25))
+        value = 255 * (np.clip(value, 0, 255) / 255) ** float(np.exp(rng.normal(0, 0.25)))
     if rng.random() < 0.2:
         value = cv2.GaussianBlur(value, (0, 0), rng.uniform(0.4, 1.3))
     if rng.random() < 0.15:
-        value = value + rng.normal(0, rng.uniform(2, 9), value.shape)
+        value = value + rng.normal(0, rng.uniform(2, 9), value.shape).astype(np.float32)
     return np.clip(value, 0, 255).astype(np.uint8)
 
 
@@ -54,7 +54,7 @@ def crop(
         with 1 present, 0 absent, 255 unknown.
     """
     factor = float(np.exp(rng.uniform(*np.log(zoom))))
-    slanted = rng.random() < 0.35  # noqa: PLR2004
+    slanted = rng.random() < 0.35
     side = max(48, round(size * factor * (1.42 if slanted else 1)))
     pixels, codes = _cut(sample, side, rng)
     if slanted:
@@ -69,10 +69,8 @@ def crop(
     codes = cv2.resize(codes, (size // 2, size // 2), interpolation=cv2.INTER_NEAREST)
     quarter = int(rng.integers(4))
     pixels, codes = np.rot90(pixels, quarter), np.rot90(codes, quarter)
-    if rng.random() < 0.5:  # noqa: PLR2004
+    if rng.random() < 0.5:
         pixels, codes = pixels[:, ::-1], codes[:, ::-1]
     coloured = _colour(np.ascontiguousarray(pixels, dtype=np.uint8), rng)
     targets = sample.table[codes].transpose(2, 0, 1)
     return np.ascontiguousarray(coloured.transpose(2, 0, 1)), np.ascontiguousarray(targets)
-
-

@@ -65,8 +65,10 @@ _RULES: dict[str, tuple[str, str]] = {
     "coarse building": ("building", "mobile home, greenhouse, storage tank, solar panel, swimming pool, tree"),
     "coarse land": (
         "land",
-        "bare soil, sand, pavement, parking lot, farmland, runway, taxiway, apron, baseball diamond, car, grass,"
-        " tennis court, dock, sand trap, shrubland, railway",
+        (
+            "bare soil, sand, pavement, parking lot, farmland, runway, taxiway, apron, baseball diamond, car, grass,"
+            " tennis court, dock, sand trap, shrubland, railway"
+        ),
     ),
     "coarse road": ("road", "pavement, parking lot, overpass, bridge, car, runway, taxiway, apron, railway"),
     "coarse vegetation": (

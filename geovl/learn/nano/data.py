@@ -257,23 +257,6 @@ def buildings(root: Path, *, held_out: bool) -> Iterator[Sample]:
         yield Sample(f"buildings/{place}-{zoom}-{column}-{line}", pixels, codes.astype(np.uint16), table)
 
 
-def scenes(count: int, seed: int) -> Iterator[Sample]:
-    """Yield rendered scenes, ``count`` in all, kinds in turn; none where the renderer is not there."""
-    try:
-        from geovl.scenes import CLASSES, KINDS, render  # noqa: PLC0415 - optional
-    except ImportError:
-        return
-    names = [str(getattr(c, "name", c)) for c in (CLASSES.values() if isinstance(CLASSES, dict) else CLASSES)]
-    table = np.stack([concepts.row(name) for name in names])
-    kinds = list(KINDS)
-    rng = np.random.default_rng(seed)
-    for index in range(count):
-        gsd = float(np.exp(rng.uniform(np.log(0.3), np.log(1.2))))
-        scene = render(kinds[index % len(kinds)], rng, size=320, gsd=gsd)
-        pixels = np.ascontiguousarray(scene.rgb.transpose(1, 2, 0))
-        yield Sample(f"scene/{kinds[index % len(kinds)]}-{index}", pixels, scene.labels.astype(np.uint16), table)
-
-
 def sources(root: Path, labels: Path, *, held_out: bool) -> list[Source]:
     """Read every source of one side of the split.
 

@@ -5,6 +5,7 @@ runtime folds away; the rest stays in single precision, where rounding would cos
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -35,7 +36,7 @@ class _Graph:
         self.nodes.append(helper.make_node("Cast", [name + "h"], [name], to=TensorProto.FLOAT))
         return name
 
-    def add(self, op: str, inputs: list[str], output: str | None = None, **attributes: object) -> str:
+    def add(self, op: str, inputs: list[str], output: str | None = None, **attributes: Any) -> str:
         """Append a node and return the name of its output."""
         self.count += 1
         output = output or f"v{self.count}"
@@ -73,8 +74,8 @@ class _Graph:
 def _embed(graph: _Graph, net: NanoNet) -> str:
     """Append everything from the pixels to the vectors of the locations."""
     pixels = graph.add("Cast", ["pixels"], to=TensorProto.FLOAT)
-    pixels = graph.add("Mul", [pixels, graph.constant(np.float32([1 / 127.5]))])
-    value = graph.add("Sub", [pixels, graph.constant(np.float32([1.0]))])
+    pixels = graph.add("Mul", [pixels, graph.constant(np.array([1 / 127.5], np.float32))])
+    value = graph.add("Sub", [pixels, graph.constant(np.array([1.0], np.float32))])
     value = graph.relu6(graph.conv(net.stem, value))
     taps: list[str] = []
     for index, block in enumerate(net.blocks):
@@ -82,7 +83,7 @@ def _embed(graph: _Graph, net: NanoNet) -> str:
         if index in TAPS:
             taps.append(value)
     merged = ""
-    twice = graph.constant(np.float32([1, 1, 2, 2]))
+    twice = graph.constant(np.array([1, 1, 2, 2], np.float32))
     for level in (3, 2, 1, 0):
         side = graph.conv(net.lateral[level], taps[level])  # type: ignore[arg-type]
         if merged:
@@ -108,22 +109,22 @@ def export(net: NanoNet, scale: float, path: Path) -> None:
         path: File to write.
     """
     graph = _Graph()
-    graph.weights += [numpy_helper.from_array(np.float32(v), n) for n, v in (("zero", 0.0), ("six", 6.0))]
+    graph.weights += [numpy_helper.from_array(np.array(v, np.float32), n) for n, v in (("zero", 0.0), ("six", 6.0))]
     value = _embed(graph, net)  # (n, 128, h/4, w/4)
     grid = graph.add("Shape", [value])
-    ends = [graph.constant(np.int64([v])) for v in (0, 1, 2, 4)]
+    ends = [graph.constant(np.array([v], np.int64)) for v in (0, 1, 2, 4)]
     batch, size = (graph.add("Slice", [grid, ends[a], ends[b]]) for a, b in ((0, 1), (2, 3)))
-    flat_shape = graph.add("Concat", [batch, graph.constant(np.int64([EMBED, -1]))], axis=0)
+    flat_shape = graph.add("Concat", [batch, graph.constant(np.array([EMBED, -1], np.int64))], axis=0)
     flat = graph.add("Reshape", [value, flat_shape])  # (n, 128, locations)
     dots = graph.add("MatMul", ["text", flat])  # (n, classes, locations)
     length = graph.add("ReduceL2", [flat, ends[1]], keepdims=1)
-    length = graph.add("Max", [length, graph.constant(np.float32([1e-6]))])
-    length = graph.add("Mul", [length, graph.constant(np.float32([1 / scale]))])
-    column = graph.add("Unsqueeze", ["bias", graph.constant(np.int64([1]))])
+    length = graph.add("Max", [length, graph.constant(np.array([1e-6], np.float32))])
+    length = graph.add("Mul", [length, graph.constant(np.array([1 / scale], np.float32))])
+    column = graph.add("Unsqueeze", ["bias", graph.constant(np.array([1], np.int64))])
     logits = graph.add("Add", [graph.add("Div", [dots, length]), column])
-    map_shape = graph.add("Concat", [batch, graph.constant(np.int64([-1])), size], axis=0)
+    map_shape = graph.add("Concat", [batch, graph.constant(np.array([-1], np.int64)), size], axis=0)
     logits = graph.add("Reshape", [logits, map_shape])  # (n, classes, h/4, w/4)
-    logits = graph.add("Resize", [logits, "", graph.constant(np.float32([1, 1, 4, 4]))], mode="linear")
+    logits = graph.add("Resize", [logits, "", graph.constant(np.array([1, 1, 4, 4], np.float32))], mode="linear")
     graph.add("Sigmoid", [logits], "scores")
     proto = helper.make_graph(
         graph.nodes,

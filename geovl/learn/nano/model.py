@@ -34,7 +34,7 @@ class SameConv(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (n, inputs, h, w) to (n, outputs, h / stride, w / stride); sides must be even at stride 2."""
-        if self.stride == 2:  # noqa: PLR2004 - the only stride that pads unevenly
+        if self.stride == 2:
             features = functional.pad(features, (0, 1, 0, 1))
         result: Tensor = self.conv(features)
         return result

@@ -44,8 +44,6 @@ class Recipe:
     """Learning rate of the encoder, as a share of ``rate``."""
     decay: float = 0.998
     """Of the moving average of the weights, a step."""
-    rendered: int = 300
-    """Scenes to render, where the renderer is there."""
     seed: int = 0
 
 
@@ -187,8 +185,6 @@ def train(root: Path, labels: Path, weights: Path, text: Path, out: Path, recipe
     torch.manual_seed(recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sources = data.sources(root, labels, held_out=False)
-    if rendered := list(data.scenes(recipe.rendered, recipe.seed)):
-        sources.append(data.Source("rendered", 0.22, (0.5, 1.6), rendered))
     log.info("%s", {source.name: len(source.samples) for source in sources})
     table, words = TextTable.load(text), vocabulary.phrases(text / "lexicon.json")
     live, mean = Trainee().to(device), Trainee().to(device)

@@ -58,7 +58,9 @@ class NanoSegmenter:
     def __init__(self, record: ModelRecord, threads: int | None = None) -> None:
         self.record = record
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+        options.intra_op_num_threads = (
+            threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+        )
         options.inter_op_num_threads = 1
         options.enable_cpu_mem_arena = False  # windows have one size: the arena would only keep peaks
         self._session = ort.InferenceSession(_FOLDER / "nano.onnx", options, providers=["CPUExecutionProvider"])
@@ -131,7 +133,8 @@ def _forms(phrase: str) -> tuple[str, ...]:
 def _load_concepts(text: TextTable) -> tuple[tuple[Concept, ...], dict[str, Concept]]:
     """Read ``concepts.json``: the concepts, and each of their phrases."""
     record = json.loads((_FOLDER / "concepts.json").read_text("utf-8"))
-    concepts, phrases = [], {}
+    concepts: list[Concept] = []
+    phrases: dict[str, Concept] = {}
     for name, entry in record.items():
         vector = text.embed(name)
         if vector is None:  # a concept without a vector cannot be asked for
