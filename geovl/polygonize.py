@@ -274,11 +274,8 @@ def share_vertices(geometry: Geometries, width: int) -> Geometries:
     across = (points[:, 1] == following[:, 1]) & ~ends
     upright = (points[:, 0] == following[:, 0]) & ~ends & ~across
     first, count = np.zeros(len(points), np.int64), np.zeros(len(points), np.int64)
-    for edges, keys, key in (
-        (across, by_row, lambda p: p[:, 1] * columns + p[:, 0]),
-        (upright, by_col, lambda p: p[:, 0] * rows + p[:, 1]),
-    ):
-        one, two = key(points[edges]), key(following[edges])
+    for edges, keys, factors in ((across, by_row, (1, columns)), (upright, by_col, (rows, 1))):
+        one, two = points[edges] @ np.array(factors), following[edges] @ np.array(factors)
         first[edges] = np.searchsorted(keys, np.minimum(one, two), side="right")
         count[edges] = np.searchsorted(keys, np.maximum(one, two), side="left") - first[edges]
     position = np.cumsum(count + 1) - (count + 1)  # where each old point goes

@@ -25,12 +25,12 @@ def _colour(pixels: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
     value = pixels.astype(np.float32)
     if rng.random() < 0.8:
         gain = np.exp(rng.normal(0, 0.18)) * np.exp(rng.normal(0, 0.06, 3))
-        value = (value - 127) * gain.astype(np.float32) + 127 + rng.normal(0, 14)
+        value = (value - 127) * gain.astype(np.float32) + 127 + float(rng.normal(0, 14))
     if rng.random() < 0.4:
         grey = value.mean(2, keepdims=True)
-        value = grey + (value - grey) * rng.uniform(0.4, 1.5)
+        value = grey + (value - grey) * float(rng.uniform(0.4, 1.5))
     if rng.random() < 0.3:
-        value = 255 * (np.clip(value, 0, 255) / 255) ** float(np.exp(rng.normal(0, 0.25)))
+        value = (255 * (np.clip(value, 0, 255) / 255) ** np.exp(rng.normal(0, 0.25))).astype(np.float32)
     if rng.random() < 0.2:
         value = cv2.GaussianBlur(value, (0, 0), rng.uniform(0.4, 1.3))
     if rng.random() < 0.15:

@@ -1,0 +1,116 @@
+"""The bundled model keeps the segmenter's contract, knows what it was taught, and refuses the rest."""
+
+import json
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+from rasterio.features import rasterize
+
+from geovl import catalog, pipeline, weights
+from geovl.errors import ModelError, PromptError
+from geovl.segmenters import registry
+from geovl.segmenters.base import Segmenter
+from geovl.segmenters.nano.text import TextTable
+from geovl.types import Chip, ModelRecord, Vocabulary, Window
+from tests.fakes import blobs
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return pipeline.load_segmenter("nano")
+
+
+def chip(seed, side=64):
+    return Chip(blobs(side, side, seed), np.ones((side, side), bool), Window(0, 0, side, side), 0.5)
+
+
+def test_it_fits_the_contract(nano):
+    assert isinstance(nano, Segmenter)
+    vocabulary = Vocabulary.from_prompts(["building", "road", "water"])
+    chips = [chip(seed) for seed in range(3)]
+    together = nano.segment(chips, vocabulary)
+    for one, scores in zip(chips, together, strict=True):
+        assert scores.values.shape == (3, 64, 64)
+        assert scores.values.dtype == np.float32
+        assert 0 <= scores.values.min() <= scores.values.max() <= 1
+        np.testing.assert_allclose(nano.segment([one], vocabulary)[0].values, scores.values, atol=1e-5)
+    np.testing.assert_array_equal(nano.segment(chips, vocabulary)[1].values, together[1].values)
+    assert nano.segment([], vocabulary) == []
+
+
+def test_a_class_scores_the_same_beside_any_other(nano):
+    alone = nano.segment([chip(0)], Vocabulary.from_prompts(["road"]))[0].values[0]
+    beside = nano.segment([chip(0)], Vocabulary.from_prompts(["water", "road"]))[0].values[1]
+    np.testing.assert_allclose(alone, beside, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "concept"),
+    [
+        ("landing strip", "runway"), ("airport runways", "runway"), ("runways", "runway"), ("houses", "building"),
+        ("woodland", "forest"), ("Boats", "ship"), ("trees", "tree"), ("water", "water"), ("vegetation", "vegetation"),
+    ],
+)  # fmt: skip
+def test_synonyms_mean_the_concept(nano, prompt, concept):
+    (note,) = nano.understand(Vocabulary.from_prompts([prompt]))
+    assert note.status == "known"
+    assert note.nearest[0] == concept
+
+
+@pytest.mark.parametrize("prompt", ["volcano", "dog", "pizza", "happiness", "zzzqqq", "☃"])
+def test_what_it_was_never_taught_is_refused_with_what_it_knows(nano, prompt):
+    with pytest.raises(PromptError) as caught:
+        nano.understand(Vocabulary.from_prompts([prompt]))
+    assert "building" in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_the_example_runway_is_found(nano, store):
+    run = pipeline.segment(str(EXAMPLES / "airport.tif"), Vocabulary.from_prompts(["airport runways"]), nano, store)
+    with rasterio.open(EXAMPLES / "airport.tif") as dataset:
+        truth = gpd.read_file(EXAMPLES / "airport-truth.geojson").to_crs(dataset.crs)
+        runway = rasterize(truth[truth["class"] == "runway"].geometry, dataset.shape, transform=dataset.transform) == 1
+    found = run.labels() == 1
+    assert (found & runway).sum() / (found | runway).sum() >= RUNWAY_IOU
+
+
+RUNWAY_IOU = 0.7
+"""What the issue of the model promises on the example."""
+
+
+def test_the_record_names_the_weights_that_are_there(tmp_path):
+    record = catalog.model("nano").record
+    folder = weights.folder(record)
+    weights.verify(record, folder)
+    assert sum((folder / name).stat().st_size for name in record.weights) <= 12_000_000
+    with pytest.raises(ModelError, match="lacks its file"):
+        weights.verify(record, tmp_path)
+    for name in record.weights:
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ModelError, match="is not the one"):
+        weights.verify(record, tmp_path)
+
+
+def test_an_unknown_backend_is_refused_by_name():
+    with pytest.raises(ModelError, match="known are .*nano"):
+        registry.load(ModelRecord("x", "none", {}, "1", None, "MIT"))
+
+
+def test_every_builtin_backend_loads():
+    for name, target in registry.BUILTIN.items():
+        record = next(e.record for e in catalog.load_models().values() if e.run.backend == name)
+        assert isinstance(registry.load(record), Segmenter), target
+
+
+def test_text_vectors_are_unit_length_and_cut_like_bert(nano):
+    table = TextTable.load(weights.folder(nano.record))
+    assert np.linalg.norm(table.embed("storage tank")) == pytest.approx(1, abs=1e-6)
+    np.testing.assert_array_equal(table.embed("Café  ROAD"), table.embed("cafe road"))
+    assert table.embed("☃☃☃ zz☃") is None or np.isfinite(table.embed("☃☃☃ zz☃")).all()
+    assert float(table.embed("houses") @ table.embed("building")) > 0.5
+    concepts = json.loads((weights.folder(nano.record) / "concepts.json").read_text())
+    assert {"building", "road", "vegetation", "water", "land", "runway"} <= set(concepts)

@@ -1,0 +1,134 @@
+"""The command line on the bundled model: answers on stdout, the rest on stderr, errors in one sentence."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from geovl.cli.app import app
+from tests.fakes import blobs, write_tif
+
+ROOT = Path(__file__).parents[1]
+AIRPORT = ROOT / "examples" / "airport.tif"
+
+
+@pytest.fixture
+def geovl(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GEOVL_STORE", raising=False)
+
+    def call(*arguments):
+        return CliRunner().invoke(app, [str(a) for a in arguments])
+
+    return call
+
+
+def test_segment_then_export_then_look_at_the_run(geovl, tmp_path):
+    done = geovl("segment", AIRPORT, "airport runways")
+    assert done.exit_code == 0, done.stderr
+    run_id = done.stdout.strip()
+    assert (tmp_path / ".geovl" / "runs" / run_id / "run.json").is_file()
+    assert "airport runways" in done.stderr
+    for name in ("geojson", "gpkg", "geoparquet", "flatgeobuf", "shapefile", "kml", "csv", "cog"):
+        out = geovl("export", "--format", name)
+        assert out.exit_code == 0, out.stderr
+        assert Path(out.stdout.strip()).stat().st_size > 0
+    again = geovl("export", "--format", "csv")
+    assert again.exit_code == 1
+    assert "--overwrite" in again.stderr
+    streamed = geovl("export", run_id, "--format", "geojson", "-o", "-")
+    assert json.loads(streamed.stdout)["type"] == "FeatureCollection"
+    assert run_id in geovl("runs", "list").stdout
+    assert "airport.tif" in geovl("runs", "show").stdout
+    assert geovl("runs", "verify").exit_code == 0
+    (tmp_path / ".geovl" / "runs" / run_id / "labels.tif").write_bytes(b"x")
+    assert geovl("runs", "verify").exit_code == 1
+    assert geovl("runs", "remove", run_id).exit_code == 0
+    assert json.loads(geovl("runs", "list", "--json").stdout) == []
+
+
+def test_json_is_the_manifest_and_output_is_written(geovl, tmp_path):
+    done = geovl("segment", AIRPORT, "building", "water", "--json", "-o", tmp_path / "out.gpkg")
+    assert done.exit_code == 0, done.stderr
+    manifest = json.loads(done.stdout)
+    assert [c["name"] for c in manifest["classes"]] == ["building", "water"]
+    assert (tmp_path / "out.gpkg").is_file()
+
+
+def test_a_folder_gives_a_run_for_each_raster_and_names_the_bad_ones(geovl, tmp_path):
+    folder = tmp_path / "tiles"
+    folder.mkdir()
+    write_tif(folder / "a.tif", blobs(64, 64))
+    write_tif(folder / "b.tif", blobs(64, 64, 1))
+    (folder / "c.tif").write_text("no raster")
+    done = geovl("segment", folder, "building")
+    assert done.exit_code == 1
+    assert len(done.stdout.split()) == 2
+    assert "1 of 3 sources failed" in done.stderr
+    assert "c.tif" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["missing.tif", "building"], 1, "does not exist"),
+        (["text.tif", "building"], 1, "text.tif"),
+        (["good.tif", ""], 1, "empty"),
+        (["good.tif", "building", "Building"], 1, "twice"),
+        (["good.tif", "volcano"], 1, "does not know"),
+        (["good.tif", "building", "--bidx", "9,2,1"], 2, "bands 1 to 3"),
+        (["good.tif", "building", "--bidx", "a"], 2, "--bidx"),
+        (["good.tif", "building", "--threshold", "7"], 2, "Threshold"),
+        (["good.tif", "building", "--model", "nanu"], 1, "nano"),
+        (["good.tif", "building", "-o", "out.xyz"], 2, ".gpkg"),
+        (["good.tif", "building", "-o", "no/such/out.gpkg"], 1, "does not exist"),
+        (["empty.tif", "building"], 1, "nodata"),
+    ],
+)
+def test_a_users_mistake_is_said_in_a_sentence_and_leaves_nothing(geovl, tmp_path, arguments, code, words):
+    write_tif(tmp_path / "good.tif", blobs(64, 64))
+    write_tif(tmp_path / "empty.tif", np.zeros((3, 64, 64), np.uint8), nodata=0)
+    (tmp_path / "text.tif").write_text("hello")
+    done = geovl("segment", *arguments)
+    assert done.exit_code == code, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    runs = tmp_path / ".geovl" / "runs"
+    assert not runs.exists() or list(runs.iterdir()) == []
+
+
+def test_export_and_runs_name_what_is_known(geovl):
+    geovl("segment", AIRPORT, "water", "-q")
+    wrong = geovl("export", "--format", "dxf")
+    assert wrong.exit_code == 2
+    assert "geoparquet" in wrong.stderr
+    assert geovl("runs", "show", "20200101-000000-000-abcd").exit_code == 1
+    assert geovl("export", "-f", "gpkg", "-o", "-").exit_code == 2
+
+
+def test_catalog_commands(geovl, tmp_path):
+    assert "nano" in geovl("catalog", "list").stdout
+    assert geovl("catalog", "check").exit_code == 0
+    assert "Apache-2.0" in geovl("catalog", "show", "nano").stdout
+    assert json.loads(geovl("catalog", "show", "nano", "--json").stdout)["id"] == "nano"
+    assert geovl("catalog", "show", "nope").exit_code == 1
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "bad.toml").write_text('id = "bad"\ncolour = 1\n')
+    faulty = geovl("catalog", "check", tmp_path)
+    assert faulty.exit_code == 1
+    assert "bad.toml: colour" in faulty.stdout
+
+
+@pytest.mark.parametrize("script", ["count_airplanes.py", "land_cover.py"])
+def test_the_examples_run(script, tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / script)], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
