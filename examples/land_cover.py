@@ -1,6 +1,6 @@
 """Map the example airport with several prompts at once and write a GeoPackage for QGIS.
 
-    python examples/land_cover.py [OUT.gpkg]
+python examples/land_cover.py [OUT.gpkg]
 """
 
 import sys

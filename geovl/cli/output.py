@@ -50,8 +50,9 @@ def table(
 ) -> Table:
     """Make a plain table; columns named in ``right`` are right-aligned."""
     out = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        out.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for place, name in enumerate(columns):
+        # the first column names the row and is what people copy: it is never broken
+        out.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=place == 0)
     for row in rows:
         out.add_row(*row)
     return out

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from geovl import pipeline
+from geovl import catalog
 from geovl.errors import PromptError
 from geovl.learn.nano import data
 from geovl.learn.nano.concepts import INDEX, UNKNOWN
+from geovl.segmenters import registry
 from geovl.segmenters.base import Segmenter
 from geovl.types import Chip, Vocabulary, Window
 
@@ -41,9 +42,9 @@ def land_cover(segmenter: Segmenter, samples: list[data.Sample]) -> dict[str, fl
         truth = np.where((told == 1).any(axis=1), (told == 1).argmax(axis=1), -1)[sample.codes]
         found = scores(segmenter, sample, vocabulary).argmax(axis=0)
         known = truth >= 0
-        confusion += np.bincount(
-            truth[known] * len(LAND_COVER) + found[known], minlength=len(LAND_COVER) ** 2
-        ).reshape(confusion.shape)
+        confusion += np.bincount(truth[known] * len(LAND_COVER) + found[known], minlength=len(LAND_COVER) ** 2).reshape(
+            confusion.shape
+        )
     hits = np.diag(confusion)
     iou = hits / (confusion.sum(0) + confusion.sum(1) - hits)
     return dict(zip(LAND_COVER, iou.tolist(), strict=True)) | {"mean": float(iou.mean())}
@@ -72,7 +73,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--labels", type=Path, required=True)
     args = parser.parse_args()
-    segmenter = pipeline.load_segmenter("nano")
+    segmenter = registry.load(catalog.model("nano").record)
     found = {source.name: source.samples for source in data.sources(args.data, args.labels, held_out=True)}
     report: dict[str, object] = {"dubai": land_cover(segmenter, found["dubai"])}
     for name, concept, prompt in (

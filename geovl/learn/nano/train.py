@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from geovl.learn.nano import augment, data, export, vocabulary
+from geovl.learn.nano import augment, data, export, rendered, vocabulary
 from geovl.learn.nano.concepts import CONCEPTS, UNKNOWN
 from geovl.learn.nano.model import NanoNet, class_logits, load_encoder
 from geovl.segmenters.nano.text import TextTable
 
 log = logging.getLogger(__name__)
 
-LEAST_SAMPLES = 12
+LEAST_SAMPLES = 5
 """A concept with fewer labelled pictures is not offered by the exported model."""
 
 
@@ -44,6 +44,8 @@ class Recipe:
     """Learning rate of the encoder, as a share of ``rate``."""
     decay: float = 0.998
     """Of the moving average of the weights, a step."""
+    rendered: int = 240
+    """Airfields to draw over real ground."""
     seed: int = 0
 
 
@@ -185,6 +187,9 @@ def train(root: Path, labels: Path, weights: Path, text: Path, out: Path, recipe
     torch.manual_seed(recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sources = data.sources(root, labels, held_out=False)
+    ground = [sample for source in sources if source.name == "tags" for sample in source.samples]
+    drawn = list(rendered.airfields(ground, recipe.rendered, recipe.seed))
+    sources.append(data.Source("rendered", 0.25, (0.5, 2.0), drawn))
     log.info("%s", {source.name: len(source.samples) for source in sources})
     table, words = TextTable.load(text), vocabulary.phrases(text / "lexicon.json")
     live, mean = Trainee().to(device), Trainee().to(device)
