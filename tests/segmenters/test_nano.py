@@ -96,7 +96,7 @@ def test_the_record_names_the_weights_that_are_there(tmp_path):
 
 
 def test_an_unknown_backend_is_refused_by_name():
-    with pytest.raises(ModelError, match="known are .*nano"):
+    with pytest.raises(ModelError, match=r"known are .*nano"):
         registry.load(ModelRecord("x", "none", {}, "1", None, "MIT"))
 
 

@@ -172,7 +172,9 @@ def save(net: Trainee, sources: list[data.Source], table: TextTable, recipe: Rec
     (out / "concepts.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
 
 
-def train(root: Path, labels: Path, weights: Path, text: Path, out: Path, recipe: Recipe) -> None:
+def train(  # noqa: PLR0915 - one loop, read from top to bottom
+    root: Path, labels: Path, weights: Path, text: Path, out: Path, recipe: Recipe
+) -> None:
     """Train, with a checkpoint every two minutes, and export the moving average of the weights.
 
     Args:
