@@ -127,9 +127,9 @@ def test_geopackage_carries_a_style_for_qgis(tmp_path):
             "SELECT f_table_name, styleQML, useAsDefault FROM layer_styles"
         ).fetchall()
     assert (table, default) == ("segments", 1)
-    from xml.etree import ElementTree
+    from xml.etree import ElementTree as ET
 
-    categories = ElementTree.fromstring(qml.split("]>")[-1].split(">", 1)[1]).findall(".//category")  # noqa: S314
+    categories = ET.fromstring(qml.split("]>")[-1].split(">", 1)[1]).findall(".//category")  # noqa: S314
     assert [c.get("value") for c in categories] == [f"class <{i}> & ü" for i in range(3)]
 
 

@@ -97,15 +97,13 @@ class NanoSegmenter:
     def _find_meaning(self, entry: ClassPrompt) -> Meaning:
         """Look the phrases of a class up, then go by similarity.
 
-        A phrase that the lexicon holds has the vector it was trained with. The bias of any
+        A phrase that the lexicon holds is its concept, whose name was trained most and calibrated. The bias of any
         other is that of the concepts around it, weighted by similarity.
         """
         for phrase in entry.phrases:
             for form in _forms(phrase):
                 if concept := self._phrases.get(form):
-                    vector = self._text.embed(form)
-                    vector = concept.vector if vector is None else vector
-                    return Meaning(vector, concept.bias, 1.0, (concept.name,))
+                    return Meaning(concept.vector, concept.bias, 1.0, (concept.name,))
         vector = self._text.embed_all(entry.phrases)
         if vector is None:
             msg = f"Prompt {entry.name!r} holds no word that {self.record.id} knows."
