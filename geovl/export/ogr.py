@@ -71,7 +71,7 @@ def write_kml(layer: Layer, path: Path) -> tuple[str, ...]:
         warnings = ("The run has no CRS: the KML holds pixel coordinates, which no viewer will place rightly.",)
     else:
         frame = frame.to_crs(4326)
-    _write(frame.assign(Name=frame["class"]), path, "KML", layer.name, NameField="Name")
+    _write(frame.assign(Name=frame["class"]), path, "KML", "segments")
     return warnings
 
 
