@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 from geovl.learn.nano.data import Sample
 
+STRIDE = 4
+"""Pixels per target, as per location of the network."""
+
 
 def _cut(sample: Sample, side: int, rng: Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
     """Cut a random square of ``side`` pixels; pictures that are too small are mirrored outwards."""
@@ -50,7 +53,7 @@ def crop(
         rng: Source of chance.
 
     Returns:
-        Pixels uint8 (3, size, size), and targets uint8 (concepts, size / 2, size / 2)
+        Pixels uint8 (3, size, size), and targets uint8 (concepts, size / 4, size / 4)
         with 1 present, 0 absent, 255 unknown.
     """
     factor = float(np.exp(rng.uniform(*np.log(zoom))))
@@ -66,7 +69,8 @@ def crop(
         pixels, codes = pixels[low : low + inner, low : low + inner], codes[low : low + inner, low : low + inner]
     shrinks = pixels.shape[0] > size
     pixels = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    codes = cv2.resize(codes, (size // 2, size // 2), interpolation=cv2.INTER_NEAREST)
+    # the middle of each location decides; plain "nearest" would take its upper left corner
+    codes = cv2.resize(codes, (size // STRIDE, size // STRIDE), interpolation=cv2.INTER_NEAREST_EXACT)
     quarter = int(rng.integers(4))
     pixels, codes = np.rot90(pixels, quarter), np.rot90(codes, quarter)
     if rng.random() < 0.5:

@@ -1,7 +1,8 @@
-"""Runways, taxiways and aprons drawn over real ground: labels that the pictures at hand lack.
+"""Rendered training pictures: labels that the real pictures lack.
 
-Only what was drawn is told: the ground below is somebody's field or scrub and holds none
-of the three.
+:func:`scenes` draws whole places (:mod:`geovl.scenes`), every pixel of which is told.
+:func:`airfields` draws runways, taxiways and aprons over real ground, and tells only
+those: the ground below is somebody's field or scrub and holds none of the three.
 """
 
 from collections.abc import Iterator
@@ -13,10 +14,18 @@ from numpy.typing import NDArray
 
 from geovl.learn.nano import concepts
 from geovl.learn.nano.data import Sample
+from geovl.scenes import CLASSES, render
 
 SIDE = 384
 """Side of a rendered picture, pixels."""
 _GROUND = ("agricultural", "chaparral", "golfcourse", "forest", "sparseresidential")
+_MIX = {"airport": 0.34, "harbour": 0.24, "town": 0.18, "tank farm": 0.1, "country": 0.14}
+"""Share of each kind of scene."""
+_BUILT = (
+    "building", "road", "pavement", "parking lot", "car", "tree", "water", "sea", "river", "lake", "swimming pool",
+    "tennis court", "ship", "dock", "airplane", "runway", "taxiway", "apron", "storage tank", "bridge", "railway",
+    "solar panel", "forest", "greenhouse", "overpass", "mobile home",
+)  # fmt: skip
 _CODES = ("runway", "taxiway", "apron")
 
 
@@ -107,3 +116,20 @@ def airfields(ground: list[Sample], count: int, seed: int) -> Iterator[Sample]:
         below = open_ground[int(rng.integers(len(open_ground)))].pixels
         pixels, codes = _draw(rng, below)
         yield Sample(f"rendered/airfield-{index}", pixels, codes, table)
+
+
+def scenes(count: int, seed: int) -> Iterator[Sample]:
+    """Yield whole rendered scenes, every pixel told except shaded ground.
+
+    Args:
+        count: How many.
+        seed: Decides everything.
+    """
+    # "ground" is some ground, grown over or not: it says what is not there
+    table = np.stack([concepts.absent(_BUILT) if name == "ground" else concepts.row(name) for name in CLASSES])
+    rng = np.random.default_rng(seed)
+    for index in range(count):
+        kind = str(rng.choice(list(_MIX), p=list(_MIX.values())))
+        scene = render(kind, np.random.default_rng((seed, index)), size=SIDE)
+        pixels = np.ascontiguousarray(scene.rgb.transpose(1, 2, 0))
+        yield Sample(f"rendered/{kind}-{index}", pixels, scene.labels.astype(np.uint16), table)

@@ -44,8 +44,12 @@ class Recipe:
     """Learning rate of the encoder, as a share of ``rate``."""
     decay: float = 0.998
     """Of the moving average of the weights, a step."""
-    rendered: int = 240
+    airfields: int = 240
     """Airfields to draw over real ground."""
+    scenes: int = 700
+    """Whole scenes to render."""
+    choice: float = 0.4
+    """Weight of the loss that sets concepts against each other."""
     seed: int = 0
 
 
@@ -63,15 +67,18 @@ class Trainee(torch.nn.Module):
         return class_logits(self.net(pixels), text, self.bias, self.scale.exp())
 
 
-def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean over concepts of weighted cross-entropy plus a soft Dice term.
+def loss_of(logits: Tensor, targets: Tensor, choice: float = 0.4) -> Tensor:
+    """Return the mean over concepts of weighted cross-entropy, plus soft Dice, plus a choice.
 
     Positive pixels are weighted by the root of their rarity, at most 5, so that thin and
-    small things count; Dice ties each concept's loss to its overlap.
+    small things count; Dice ties each concept's loss to its overlap. The choice is a
+    softmax over the concepts that a pixel tells about, so that the highest of several
+    prompts is the right one.
 
     Args:
         logits: (n, concepts, h, w).
         targets: uint8 (n, concepts, h, w): 1 present, 0 absent, 255 unknown.
+        choice: Weight of the choice.
     """
     known = targets != UNKNOWN
     truth = (targets == 1).float()
@@ -85,13 +92,26 @@ def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
     dice = 1 - (2 * (chance * truth).sum((0, 2, 3)) + 1) / (chance.sum((0, 2, 3)) + positive + 1)
     asked, seen = count > 0, positive > 50
     total: Tensor = entropy[asked].mean()
-    return total + 0.3 * dice[seen].mean() if bool(seen.any()) else total
+    if bool(seen.any()):
+        total = total + 0.3 * dice[seen].mean()
+    return total + choice * _choice(logits, known, truth.bool() & known)
+
+
+def _choice(logits: Tensor, known: Tensor, truth: Tensor) -> Tensor:
+    """Return the mean negative log share of the true concepts among those told, each true concept counting alike."""
+    every = logits.masked_fill(~known, -30.0).logsumexp(1)  # (n, h, w)
+    right = logits.masked_fill(~truth, -30.0).logsumexp(1)
+    count = truth.sum((0, 2, 3)).float()  # (concepts,)
+    # a pixel of a rare concept weighs up to five times one of the commonest
+    rarity = (count.max() / count.clamp(min=1)).sqrt().clamp(max=5)
+    weight = (truth * rarity[:, None, None]).amax(1)
+    return ((every - right) * weight).sum() / weight.sum().clamp(min=1)
 
 
 def draw(
     sources: list[data.Source], recipe: Recipe, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Draw one batch: pixels uint8 (n, 3, s, s), targets uint8 (n, concepts, s / 2, s / 2)."""
+    """Draw one batch: pixels uint8 (n, 3, s, s), targets uint8 (n, concepts, s / 4, s / 4)."""
     shares = np.array([source.share for source in sources])
     picked = rng.choice(len(sources), recipe.batch, p=shares / shares.sum())
     pairs = []
@@ -141,7 +161,6 @@ def calibrate(
         pixels, targets = draw(sources, recipe, rng)
         with torch.inference_mode():
             logits = net(torch.from_numpy(pixels).to(device), text.to(device)).cpu()
-            logits = functional.interpolate(logits, scale_factor=2, mode="bilinear")
         for index in range(len(CONCEPTS)):
             truth = targets[:, index]
             known = truth != UNKNOWN
@@ -190,8 +209,9 @@ def train(  # noqa: PLR0915 - one loop, read from top to bottom
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sources = data.sources(root, labels, held_out=False)
     ground = [sample for source in sources if source.name == "tags" for sample in source.samples]
-    drawn = list(rendered.airfields(ground, recipe.rendered, recipe.seed))
-    sources.append(data.Source("rendered", 0.25, (0.5, 2.0), drawn))
+    drawn = list(rendered.airfields(ground, recipe.airfields, recipe.seed))
+    sources.append(data.Source("airfields", 0.12, (0.5, 2.0), drawn))
+    sources.append(data.Source("scenes", 0.28, (0.5, 1.6), list(rendered.scenes(recipe.scenes, recipe.seed))))
     log.info("%s", {source.name: len(source.samples) for source in sources})
     table, words = TextTable.load(text), vocabulary.phrases(text / "lexicon.json")
     live, mean = Trainee().to(device), Trainee().to(device)
@@ -218,8 +238,7 @@ def train(  # noqa: PLR0915 - one loop, read from top to bottom
             group["lr"] = rate * group["share"]
         pixels, targets = draw(sources, recipe, rng)
         logits = live(torch.from_numpy(pixels).to(device), text_batch(table, words, rng).to(device))
-        logits = functional.interpolate(logits, scale_factor=2, mode="bilinear")
-        loss = loss_of(logits, torch.from_numpy(targets).to(device))
+        loss = loss_of(logits, torch.from_numpy(targets).to(device), recipe.choice)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(live.parameters(), 5.0)
