@@ -195,7 +195,9 @@ class Raster:
             shape = (max(1, round(height * factor)), max(1, round(width * factor)))
             values = dataset.read(bands, out_shape=(len(bands), *shape))
             return values.reshape(len(bands), -1), self._mask(None, shape).reshape(-1)
-        block_rows, block_cols = (min(b, 256) for b in dataset.block_shapes[0])
+        # a block may be larger than the raster
+        block_rows = min(dataset.block_shapes[0][0], 256, height)
+        block_cols = min(dataset.block_shapes[0][1], 256, width)
         parts, masks = [], []
         for row in np.linspace(0, height - block_rows, _SAMPLE_BLOCKS).astype(int):
             for col in np.linspace(0, width - block_cols, _SAMPLE_BLOCKS).astype(int):

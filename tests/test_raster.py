@@ -72,6 +72,19 @@ def test_nodata_alpha_and_mask_bands_hide_pixels(tmp_path):
         assert info.bands == (1, 2, 3)
 
 
+@pytest.mark.parametrize("shape", [(20, 2600), (2600, 20)])
+def test_a_raster_narrower_than_its_blocks_is_stretched(tmp_path, shape):
+    """Too long for one sample, so blocks are sampled, and those are wider than the raster."""
+    ramp = np.broadcast_to(np.linspace(1000, 3000, max(shape)).reshape(-1, 1), (max(shape), min(shape)))
+    pixels = np.stack([ramp if shape[0] > shape[1] else ramp.T] * 3).astype(np.uint16)
+    path = write_tif(
+        tmp_path / "a.tif", pixels, nodata=0, photometric="RGB", tiled=True, blockxsize=256, blockysize=256
+    )
+    chip, _ = whole(path)
+    assert chip.pixels.min() == 0
+    assert chip.pixels.max() == 255
+
+
 def test_nodata_takes_no_part_in_the_stretch(tmp_path):
     values = np.random.default_rng(0).integers(1000, 2000, (3, 64, 64)).astype(np.uint16)
     with_hole = values.copy()
