@@ -96,6 +96,13 @@ def _embed(graph: _Graph, net: NanoNet) -> str:
     return graph.conv(net.embed, merged)
 
 
+def round_weights(net: NanoNet) -> None:
+    """Round the weights of pointwise convolutions to half precision, in place, as :func:`export` stores them."""
+    for layer in net.modules():
+        if isinstance(layer, SameConv) and layer.conv.kernel_size[0] == 1:
+            layer.conv.weight.data = layer.conv.weight.data.half().float()
+
+
 def export(net: NanoNet, scale: float, path: Path) -> None:
     """Write ``net`` and the comparison with text as one ONNX graph.
 

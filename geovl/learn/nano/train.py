@@ -2,7 +2,8 @@
 
     python -m geovl.learn.nano.train --data DATA --labels LABELS --weights WEIGHTS --out DIR
 
-Seeded; a run that was interrupted goes on from ``DIR/checkpoint.pt``. A GPU is used when
+Seeded: each step draws by the seed and its own number, so a run that was interrupted and
+goes on from ``DIR/checkpoint.pt`` sees what it would have seen. A GPU is used when
 there is one.
 """
 
@@ -27,6 +28,7 @@ from geovl.segmenters.nano.text import TextTable
 
 log = logging.getLogger(__name__)
 
+_CHECKPOINT_SECONDS = 120
 LEAST_SAMPLES = 5
 """A concept with fewer labelled pictures is not offered by the exported model."""
 
@@ -35,7 +37,7 @@ LEAST_SAMPLES = 5
 class Recipe:
     """What a training run depends on."""
 
-    minutes: float = 90.0
+    steps: int = 5000
     size: int = 256
     """Side of a training crop, pixels."""
     batch: int = 12
@@ -50,6 +52,8 @@ class Recipe:
     """Whole scenes to render."""
     choice: float = 0.4
     """Weight of the loss that sets concepts against each other."""
+    calibration: int = 24
+    """Batches that calibrate the scores."""
     seed: int = 0
 
 
@@ -146,9 +150,7 @@ def text_batch(table: TextTable, words: dict[str, tuple[str, ...]], rng: np.rand
     return torch.from_numpy(np.stack(rows))
 
 
-def calibrate(
-    net: Trainee, sources: list[data.Source], text: Tensor, recipe: Recipe, batches: int = 24
-) -> NDArray[np.float32]:
+def calibrate(net: Trainee, sources: list[data.Source], text: Tensor, recipe: Recipe) -> NDArray[np.float32]:
     """Return the bias per concept that puts the best overlap on training pictures at a score of 0.5.
 
     Training pictures, newly cropped, are used, so that held-out figures stay honest.
@@ -157,7 +159,7 @@ def calibrate(
     grid = np.linspace(-4, 4, 81)
     hits, union = np.zeros((len(CONCEPTS), 81)), np.zeros((len(CONCEPTS), 81))
     device = next(net.parameters()).device
-    for _ in range(batches):
+    for _ in range(recipe.calibration):
         pixels, targets = draw(sources, recipe, rng)
         with torch.inference_mode():
             logits = net(torch.from_numpy(pixels).to(device), text.to(device)).cpu()
@@ -182,6 +184,7 @@ def save(net: Trainee, sources: list[data.Source], table: TextTable, recipe: Rec
     """Write ``nano.onnx`` and ``concepts.json`` to ``out``."""
     words = vocabulary.phrases(lexicon)
     net.eval()
+    export.round_weights(net.net)  # so that what is calibrated is what is written
     bias = calibrate(net, sources, text_batch(table, words, None), recipe)
     export.export(net.net, float(net.scale.exp()), out / "nano.onnx")
     names = taught(sources)
@@ -194,7 +197,7 @@ def save(net: Trainee, sources: list[data.Source], table: TextTable, recipe: Rec
 def train(  # noqa: PLR0915 - one loop, read from top to bottom
     root: Path, labels: Path, weights: Path, text: Path, out: Path, recipe: Recipe
 ) -> None:
-    """Train, with a checkpoint every two minutes, and export the moving average of the weights.
+    """Train, with a checkpoint every two minutes and at the end, and export the moving average of the weights.
 
     Args:
         root: Folder of the training pictures.
@@ -212,6 +215,7 @@ def train(  # noqa: PLR0915 - one loop, read from top to bottom
     drawn = list(rendered.airfields(ground, recipe.airfields, recipe.seed))
     sources.append(data.Source("airfields", 0.12, (0.5, 2.0), drawn))
     sources.append(data.Source("scenes", 0.28, (0.5, 1.6), list(rendered.scenes(recipe.scenes, recipe.seed))))
+    sources = [source for source in sources if source.samples]
     log.info("%s", {source.name: len(source.samples) for source in sources})
     table, words = TextTable.load(text), vocabulary.phrases(text / "lexicon.json")
     live, mean = Trainee().to(device), Trainee().to(device)
@@ -221,18 +225,18 @@ def train(  # noqa: PLR0915 - one loop, read from top to bottom
     rest = [p for n, p in live.named_parameters() if not n.startswith(("net.stem", "net.blocks"))]
     groups = [{"params": encoder, "share": recipe.encoder_rate}, {"params": rest, "share": 1.0}]
     optimizer = torch.optim.AdamW(groups, weight_decay=1e-4)
-    step, spent = 0, 0.0
+    step = 0
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True, map_location=device)
         live.load_state_dict(state["live"])
         mean.load_state_dict(state["mean"])
         optimizer.load_state_dict(state["optimizer"])
-        step, spent = state["step"], state["spent"]
-    started, saved, running = time.monotonic() - spent, time.monotonic(), 0.0
-    while (spent := time.monotonic() - started) < recipe.minutes * 60:
+        step = state["step"]
+    saved, running = time.monotonic(), 0.0
+    while step < recipe.steps:
         rng = np.random.default_rng((recipe.seed, step))
-        share = spent / (recipe.minutes * 60)
+        share = step / recipe.steps
         rate = recipe.rate * min(1.0, (step + 1) / 60) * (0.02 + 0.98 * (1 + math.cos(math.pi * share)) / 2)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["share"]
@@ -250,10 +254,10 @@ def train(  # noqa: PLR0915 - one loop, read from top to bottom
         running = float(loss) if step == 0 else 0.98 * running + 0.02 * float(loss)
         step += 1
         if step % 20 == 0:
-            log.info("step %d, %.1f min, loss %.4f", step, spent / 60, running)
-        if time.monotonic() - saved > 120:
+            log.info("step %d of %d, loss %.4f", step, recipe.steps, running)
+        if time.monotonic() - saved > _CHECKPOINT_SECONDS or step == recipe.steps:
             state = {"live": live.state_dict(), "mean": mean.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save(state | {"step": step, "spent": spent}, checkpoint.with_suffix(".new"))
+            torch.save(state | {"step": step}, checkpoint.with_suffix(".new"))
             checkpoint.with_suffix(".new").replace(checkpoint)
             saved = time.monotonic()
     save(mean, sources, table, recipe, text / "lexicon.json", out)
@@ -266,14 +270,14 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, required=True, help="folder of drawn masks")
     parser.add_argument("--weights", type=Path, required=True, help="safetensors file of the encoder's start")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint and export")
-    parser.add_argument("--minutes", type=float, default=Recipe().minutes)
+    parser.add_argument("--steps", type=int, default=Recipe().steps, help="some 0.7 s each on two cores")
     parser.add_argument("--seed", type=int, default=Recipe().seed)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     import geovl.segmenters.nano  # noqa: PLC0415 - its folder holds the text table
 
     text = Path(geovl.segmenters.nano.__file__).parent
-    train(args.data, args.labels, args.weights, text, args.out, Recipe(minutes=args.minutes, seed=args.seed))
+    train(args.data, args.labels, args.weights, text, args.out, Recipe(steps=args.steps, seed=args.seed))
 
 
 if __name__ == "__main__":
