@@ -1,8 +1,11 @@
 """The command line on the bundled model: answers on stdout, the rest on stderr, errors in one sentence."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +112,55 @@ def test_export_and_runs_name_what_is_known(geovl):
     assert "geoparquet" in wrong.stderr
     assert geovl("runs", "show", "20200101-000000-000-abcd").exit_code == 1
     assert geovl("export", "-f", "gpkg", "-o", "-").exit_code == 2
+
+
+def test_an_unknown_run_names_near_ones(geovl):
+    run_id = geovl("segment", AIRPORT, "water", "-q").stdout.strip()
+    wrong = geovl("runs", "show", run_id[:-1] + ("0" if run_id[-1] != "0" else "1"))
+    assert wrong.exit_code == 1
+    assert run_id in wrong.stderr
+
+
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_said(geovl, tmp_path):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    for extra in (["-o", locked / "a.gpkg"], ["--store", locked / "store"]):
+        done = geovl("segment", AIRPORT, "water", *extra)
+        assert done.exit_code == 1
+        assert "locked" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_an_output_or_store_that_is_something_else_is_said(geovl, tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    (tmp_path / "folder.gpkg").mkdir()
+    for extra in (["-o", "taken/a.gpkg"], ["--store", "taken"], ["-o", "folder.gpkg", "--overwrite"]):
+        done = geovl("segment", AIRPORT, "water", *extra)
+        assert done.exit_code in (1, 2), done.stderr
+        assert extra[1].split("/")[0] in done.stderr
+        assert "Traceback" not in done.stderr
+    assert (tmp_path / "taken").read_text() == "a file"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
+def test_ctrl_c_in_the_middle_exits_130_and_leaves_a_clean_store(tmp_path):
+    write_tif(tmp_path / "large.tif", blobs(3000, 3000), tiled=True)
+    command = [sys.executable, "-m", "geovl", "segment", "large.tif", "building", "--window", "128", "--overlap", "32"]
+    child = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    runs, deadline = tmp_path / ".geovl" / "runs", time.monotonic() + 60
+    while not list(runs.glob(".*.partial/*.tif")) and time.monotonic() < deadline:
+        assert child.poll() is None, child.stderr.read()
+        time.sleep(0.02)
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 130, err
+    assert "Traceback" not in err
+    assert out == ""
+    assert list(runs.iterdir()) == []
 
 
 def test_catalog_commands(geovl, tmp_path):

@@ -18,6 +18,7 @@ LAYERS = (
     {"pipeline", "learn"},
     {"api"},
     {"cli"},
+    {"__main__"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 TORCH_ALLOWED = {"segmenters", "learn"}

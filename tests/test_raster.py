@@ -1,5 +1,7 @@
 """Rasters of every kind open to the right bands, mask, stretch and place, or say why not."""
 
+import struct
+
 import numpy as np
 import pytest
 import rasterio
@@ -172,9 +174,29 @@ def test_what_is_no_usable_raster_is_refused_by_name(tmp_path):
     cut.write_bytes(good.read_bytes()[:-1200])
     with pytest.raises(SourceError, match=r"cut\.tif"):
         whole(cut)
+    bare = tmp_path / "bare.vrt"
+    bare.write_text('<VRTDataset rasterXSize="10" rasterYSize="10"></VRTDataset>')
+    with pytest.raises(SourceError, match=r"bare\.vrt"):
+        Raster(str(bare))
     empty = write_tif(tmp_path / "empty.tif", np.full((3, 20, 20), 7, np.uint16), nodata=7)
     with pytest.raises(RasterError, match="nodata"):
         Raster(str(empty), bidx=(1, 2, 3))
+
+
+@pytest.mark.parametrize("shape", [(400_000, 400_000), (2**31 - 1, 1), (1, 2**31 - 1)])
+def test_a_header_that_claims_more_than_the_file_can_hold_is_refused(tmp_path, shape):
+    """A TIFF of a few bytes, one strip, written by hand."""
+    height, width = shape
+    entries = ((256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, 5), (262, 3, 1), (273, 4, 8), (277, 3, 1),
+               (278, 4, height), (279, 4, 2))  # fmt: skip
+    listed = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    huge = tmp_path / "huge.tif"
+    huge.write_bytes(struct.pack("<2sHIH", b"II", 42, 8, len(entries)) + listed + bytes(4))
+    with pytest.raises((RasterError, SourceError), match=r"huge\.tif"):
+        Raster(str(huge))
+
+
+def test_a_sparse_giant_is_refused_with_its_size(tmp_path):
     huge = tmp_path / "huge.tif"
     with rasterio.open(
         huge, "w", driver="GTiff", width=400_000, height=400_000, count=1, dtype="uint8", sparse_ok=True,
