@@ -176,7 +176,7 @@ def test_catalog_commands(geovl, tmp_path):
     assert "bad.toml: colour" in faulty.stdout
 
 
-@pytest.mark.parametrize("script", ["count_airplanes.py", "land_cover.py"])
+@pytest.mark.parametrize("script", ["count_airplanes.py", "land_cover.py", "picture.py"])
 def test_the_examples_run(script, tmp_path):
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples" / script)], cwd=tmp_path, capture_output=True, text=True, check=False,
