@@ -5,20 +5,24 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from geovl import settings
 from geovl.errors import GeovlError
 
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
 INTERRUPTED = 130
 
 
-def stderr() -> Console:
+def stderr() -> "Console":
     """Return a console on stderr as it is now (tests replace it)."""
+    from rich.console import Console
+
     return Console(stderr=True, highlight=False)
 
 
@@ -47,8 +51,10 @@ def warn(text: str) -> None:
 
 def table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = (), title: str = ""
-) -> Table:
+) -> "Table":
     """Make a plain table; columns named in ``right`` are right-aligned."""
+    from rich.table import Table
+
     out = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for place, name in enumerate(columns):
         # the first column names the row and is what people copy: it is never broken
