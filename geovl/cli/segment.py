@@ -1,5 +1,6 @@
 """``geovl segment``: words and a raster in, a run out."""
 
+from inspect import cleandoc
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -23,7 +24,7 @@ _EXAMPLES = """Examples:
 
 
 def segment(
-    source: Annotated[str, typer.Argument(help="A GeoTIFF (or anything GDAL reads), a folder, a quoted glob, a VRT.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A GeoTIFF (or anything GDAL reads), a folder, a quoted glob, a VRT.")],
     prompts: Annotated[
         list[str], typer.Argument(metavar="PROMPT...", help="What to look for; several prompts give one class each.")
     ],
@@ -52,9 +53,9 @@ def segment(
     quiet: options.Quiet = False,
     verbose: options.Verbose = 0,
 ) -> None:
-    """Find what the prompts name and keep polygons and label raster as a run.
+    """Find what words name in a raster; keep a run.
 
-    Prints the run's id on stdout (--json: the manifest) and a table on stderr.
+    A run holds polygons, label raster, scores and how they were made. Prints the run's id on stdout (--json: the manifest) and a table on stderr.
     """
     output.set_verbosity(verbose, quiet)
     with output.faults():
@@ -88,7 +89,7 @@ def segment(
             raise GeovlError(msg, "The other runs were kept.")
 
 
-segment.__doc__ = f"{segment.__doc__}\n\n{_EXAMPLES}"
+segment.__doc__ = f"{cleandoc(segment.__doc__ or '')}\n\n{_EXAMPLES}"
 
 
 def parse_bidx(text: str | None) -> tuple[int, ...] | None:
