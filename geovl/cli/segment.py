@@ -24,7 +24,10 @@ _EXAMPLES = """Examples:
 
 
 def segment(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A GeoTIFF (or anything GDAL reads), a folder, a quoted glob, a VRT.")],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="A GeoTIFF (or anything GDAL reads), a folder, a quoted glob, a VRT."),
+    ],
     prompts: Annotated[
         list[str], typer.Argument(metavar="PROMPT...", help="What to look for; several prompts give one class each.")
     ],
@@ -55,7 +58,8 @@ def segment(
 ) -> None:
     """Find what words name in a raster; keep a run.
 
-    A run holds polygons, label raster, scores and how they were made. Prints the run's id on stdout (--json: the manifest) and a table on stderr.
+    A run holds polygons, label raster, scores and how they were made.
+    Prints the run's id on stdout (--json: the manifest) and a table on stderr.
     """
     output.set_verbosity(verbose, quiet)
     with output.faults():

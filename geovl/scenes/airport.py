@@ -150,9 +150,12 @@ def airport(canvas: Canvas) -> None:
     apart = side * (width / 2 + rng.uniform(20, 120) + narrow)
     if rng.random() < 0.75:
         _taxiways(canvas, frame, apart, narrow, paint)
+    if rng.random() < min(0.5, half / 800):
+        _taxiways(canvas, frame, -apart * rng.uniform(0.8, 1.5), narrow, paint)
     edge = abs(apart) + narrow * rng.uniform(0.4, 1.5)
-    if rng.random() < 0.75:
-        _terminal(canvas, frame, edge, side)
+    # a wide view shows several aprons, on either side
+    for number in range(int(rng.integers(0, 2 + int(half // 250)))):
+        _terminal(canvas, frame, edge, side if number < 2 else -side)
     if rng.random() < 0.3:
         aside = -side * (width / 2 + rng.uniform(40, 150))
         road(canvas, frame(points((-WIDE / 4, aside), (WIDE / 4, aside))), rng.uniform(4, 7), traffic=0.05)

@@ -13,7 +13,7 @@ from geovl.scenes.scene import Scene
 from geovl.scenes.town import town
 
 _KINDS: dict[str, tuple[Callable[[Canvas], None], tuple[float, float]]] = {
-    "airport": (airport, (0.3, 1.3)),
+    "airport": (airport, (0.3, 4.0)),
     "harbour": (harbour, (0.25, 0.8)),
     "town": (town, (0.25, 0.7)),
     "tank farm": (tank_farm, (0.3, 1.0)),
@@ -30,7 +30,7 @@ def render(kind: str, rng: np.random.Generator, *, size: int = 384, gsd: float |
         kind: One of :data:`KINDS`.
         rng: Decides everything: equal generators draw equal scenes.
         size: Pixels along each side.
-        gsd: Metres per pixel; drawn between a quarter of a metre and 1.3 m when None.
+        gsd: Metres per pixel; drawn between a quarter of a metre and a few metres, by kind, when None.
 
     Raises:
         ValueError: An unknown kind, or a size below 8.

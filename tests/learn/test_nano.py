@@ -1,6 +1,7 @@
 """Training of nano: labels, crops, losses, the exported graph, and a run from folders to files."""
 
 import json
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ pytest.importorskip("safetensors", reason="training needs the extra [train]")
 import onnxruntime as ort  # noqa: E402
 
 import geovl.segmenters.nano  # noqa: E402
-from geovl.learn.nano import augment, concepts, data, export, rendered, train  # noqa: E402
+from geovl.learn.nano import augment, concepts, data, export, install, rendered, train  # noqa: E402
 from geovl.learn.nano.concepts import CONCEPTS, INDEX, UNKNOWN  # noqa: E402
 from geovl.learn.nano.model import NanoNet, class_logits, load_encoder  # noqa: E402
 from geovl.segmenters.nano.text import TextTable  # noqa: E402
@@ -207,3 +208,23 @@ def test_held_out_places_are_never_drawn_from(folders):
     }
     assert names[True] == {"dubai/tile2/part1"}
     assert names[False] == {"dubai/tile1/part1", "ucm/forest01"}
+
+
+def test_installing_writes_what_was_measured_and_keeps_what_people_wrote():
+    record = install.RECORD.read_text("utf-8")
+    report = {
+        "dubai": {"building": 0.25, "mean": 0.5},
+        "ucm: ship": {"iou": 0.125, "pictures": 3},
+        "ucm: pool": {"refused": "not known"},
+    }
+    written = install.rewrite(record, {"a.onnx": "0" * 64}, 12, 34, install.results(report))
+    told, before = tomllib.loads(written), tomllib.loads(record)
+    assert told["run"]["weights"] == {"a.onnx": "0" * 64}
+    assert (told["total_parameters"], told["memory_size"]) == (12, 34)
+    assert [(r["metric"], r["value"]) for r in told["results"]] == [
+        ("IoU building", 0.25), ("mean IoU", 0.5), ("IoU ship", 0.125),
+    ]  # fmt: skip
+    for key in ("known_failures", "sources", "intended_use", "license"):
+        assert told[key] == before[key]
+    again = install.rewrite(written, {"a.onnx": "0" * 64}, 12, 34, install.results(report))
+    assert again == written

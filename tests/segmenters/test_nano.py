@@ -63,8 +63,8 @@ def test_the_example_runway_is_found(nano, store):
     assert (found & runway).sum() / (found | runway).sum() >= RUNWAY_IOU
 
 
-RUNWAY_IOU = 0.6
-"""A floor under what this version reaches on the example; the aim for the next is 0.7."""
+RUNWAY_IOU = 0.7
+"""What is promised on the example; version 0.2.0 reached 0.92 when it was trained."""
 
 
 def test_the_record_names_the_weights_that_are_there(tmp_path):

@@ -269,11 +269,16 @@ def sources(root: Path, labels: Path, *, held_out: bool) -> list[Source]:
         labels: Folder of the drawn masks.
         held_out: True for the validation side.
     """
+    airfields = list(airports(root, labels, held_out=held_out))
+    runway = INDEX["runway"]
+    # few airports have their runways drawn: those come up more often, and by themselves
+    drawn = [s for s in airfields if not held_out and bool((s.table[:, runway][s.codes] == 1).any())]
     found = [
         Source("dubai", 0.30, (0.5, 2.0), list(dubai(root, held_out=held_out))),
         Source("ucm", 0.30, (0.5, 1.8), list(ucm(root, labels, held_out=held_out, masked=True))),
         Source("tags", 0.08, (0.5, 1.8), list(ucm(root, labels, held_out=held_out, masked=False))),
-        Source("airports", 0.18, (0.5, 2.2), list(airports(root, labels, held_out=held_out))),
+        Source("airports", 0.15, (0.4, 2.0), airfields),
+        Source("runways", 0.08, (0.4, 1.6), drawn),
         Source("buildings", 0.12, (0.5, 3.0), list(buildings(root, held_out=held_out))),
         Source("trees", 0.06, (0.4, 1.2), list(trees(root, held_out=held_out))),
     ]

@@ -9,6 +9,7 @@ other sets: one prompt alone, at the default threshold of 0.5.
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,28 +68,46 @@ def single(segmenter: Segmenter, samples: list[data.Sample], concept: str, promp
     return hits / max(union, 1), shown
 
 
+_SINGLE = (
+    ("buildings", "building", "building"), ("buildings", "building", "houses"),
+    ("buildings", "building", "rooftops"), ("airports", "airplane", "airplane"),
+    ("airports", "runway", "airport runways"),
+    *(("ucm", c, c) for c in ("runway", "tennis court", "storage tank", "water", "tree", "airplane", "ship",
+                              "swimming pool", "car", "building", "road")),
+)  # fmt: skip
+"""Source, concept and prompt of what is measured with one prompt alone."""
+
+
+def measure(root: Path, labels: Path) -> dict[str, dict[str, Any]]:
+    """Measure the bundled model on everything that was held out.
+
+    Args:
+        root: Folder of the pictures.
+        labels: Folder of the drawn masks.
+
+    Returns:
+        ``dubai``: IoU of each land-cover class and their mean. ``source: prompt``: ``iou``
+        and the number of ``pictures`` that show it, or why it was ``refused``.
+    """
+    segmenter = registry.load(catalog.model("nano").record)
+    found = {source.name: source.samples for source in data.sources(root, labels, held_out=True)}
+    report: dict[str, dict[str, Any]] = {"dubai": land_cover(segmenter, found["dubai"])}
+    for name, concept, prompt in _SINGLE:
+        try:
+            iou, shown = single(segmenter, found[name], concept, prompt)
+            report[f"{name}: {prompt}"] = {"iou": round(iou, 3), "pictures": shown}
+        except PromptError as error:
+            report[f"{name}: {prompt}"] = {"refused": error.message}
+    return report
+
+
 def main() -> None:
     """Print the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--labels", type=Path, required=True)
     args = parser.parse_args()
-    segmenter = registry.load(catalog.model("nano").record)
-    found = {source.name: source.samples for source in data.sources(args.data, args.labels, held_out=True)}
-    report: dict[str, object] = {"dubai": land_cover(segmenter, found["dubai"])}
-    for name, concept, prompt in (
-        ("buildings", "building", "building"), ("buildings", "building", "houses"),
-        ("buildings", "building", "rooftops"), ("airports", "airplane", "airplane"),
-        ("airports", "runway", "airport runways"),
-        *(("ucm", c, c) for c in ("runway", "tennis court", "storage tank", "water", "tree", "airplane", "ship",
-                                  "swimming pool", "car", "building", "road")),
-    ):  # fmt: skip
-        try:
-            iou, shown = single(segmenter, found[name], concept, prompt)
-            report[f"{name}: {prompt}"] = {"iou": round(iou, 3), "pictures": shown}
-        except PromptError as error:
-            report[f"{name}: {prompt}"] = {"refused": error.message}
-    print(json.dumps(report, indent=1))  # noqa: T201 - a script's answer
+    print(json.dumps(measure(args.data, args.labels), indent=1))  # noqa: T201 - a script's answer
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ LEAST_SAMPLES = 5
 class Recipe:
     """What a training run depends on."""
 
-    steps: int = 5000
+    steps: int = 3000
     size: int = 256
     """Side of a training crop, pixels."""
     batch: int = 12
@@ -48,7 +48,7 @@ class Recipe:
     """Of the moving average of the weights, a step."""
     airfields: int = 240
     """Airfields to draw over real ground."""
-    scenes: int = 700
+    scenes: int = 900
     """Whole scenes to render."""
     choice: float = 0.4
     """Weight of the loss that sets concepts against each other."""
