@@ -5,10 +5,10 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
+cv2 = pytest.importorskip("cv2", reason="training needs the extra [train]")
 torch = pytest.importorskip("torch", reason="training needs the extra [train]")
 pytest.importorskip("onnx", reason="training needs the extra [train]")
 pytest.importorskip("safetensors", reason="training needs the extra [train]")
