@@ -38,6 +38,19 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class Reliability:
+    """How far scores can be taken at their word: pixels of held-out pictures, sorted into steps of the score."""
+
+    ece: float
+    """Expected calibration error: mean distance between score and share, over pixels."""
+    score: tuple[float, ...]
+    """Mean score of each step."""
+    share: tuple[float, ...]
+    """Share of its pixels that show what was asked for."""
+    pixels: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RunTable:
     """What running a model needs."""
 
@@ -74,6 +87,9 @@ class ModelEntry:
     known_failures: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()
     results: tuple[Result, ...] = field(default=())
+    experimental: tuple[str, ...] = ()
+    """Concepts that it was taught but is poor at, or that no held-out picture shows."""
+    reliability: Reliability | None = None
 
     @property
     def record(self) -> ModelRecord:
@@ -105,7 +121,7 @@ def _schema() -> Any:
     from pydantic import ConfigDict, TypeAdapter, with_config  # noqa: PLC0415 - slow; only where a file is read
 
     strict = with_config(ConfigDict(extra="forbid"))
-    for part in (Source, Result, RunTable, ModelEntry):
+    for part in (Source, Result, Reliability, RunTable, ModelEntry):
         strict(part)
     return TypeAdapter(ModelEntry)
 
@@ -121,6 +137,9 @@ def _read(path: Path) -> ModelEntry | list[Fault]:
         entry: ModelEntry = _schema().validate_python(raw)
     except ValidationError as error:
         return [Fault(path, ".".join(map(str, e["loc"])) or "record", e["msg"]) for e in error.errors()]
+    told = entry.reliability
+    if told is not None and not len(told.score) == len(told.share) == len(told.pixels):
+        return [Fault(path, "reliability", "score, share and pixels must have one value for each step")]
     if entry.id != path.stem or entry.id != entry.id.lower():
         return [Fault(path, "id", f"is {entry.id!r}; it must be the file's name, in lower case")]
     return entry
@@ -186,6 +205,16 @@ def card(entry: ModelEntry) -> str:
     if entry.results:
         lines += ["", f"results (measured by: {entry.figures_from})"]
         lines += [f"  {r.metric:32} {r.value:.3f}  {r.dataset}, {r.split}, {r.setting}" for r in entry.results]
+    if entry.reliability:
+        told = entry.reliability
+        lines += ["", f"reliability of all prompts together (expected calibration error {told.ece:.3f})"]
+        lines += [
+            f"  score {score:.2f}  right {share:.2f}  {'#' * round(share * 40)}"
+            for score, share, count in zip(told.score, told.share, told.pixels, strict=True)
+            if count
+        ]
+    if entry.experimental:
+        lines += ["", f"experimental: {', '.join(entry.experimental)}"]
     if entry.known_failures:
         lines += ["", "known failures", *(f"  {text}" for text in entry.known_failures)]
     if entry.sources:

@@ -3,12 +3,13 @@
 import queue
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import rasterio
@@ -20,15 +21,20 @@ from geovl import catalog, weights
 from geovl.errors import RasterError, RunError, UsageError
 from geovl.palette import class_colors, rgba
 from geovl.polygonize import Polygons, polygonize
-from geovl.raster import BlockWriter, Raster, RasterInfo
-from geovl.runs import LABELS, SCORES, SEGMENTS, Draft, Run, RunStore, sha256
+from geovl.raster import BlockWriter, Raster, RasterInfo, coarsen
+from geovl.runs import LABELS, SCORES, SEGMENTS, UNKNOWN, Draft, Run, RunStore, sha256
 from geovl.segmenters import registry
-from geovl.segmenters.base import Segmenter
-from geovl.stitch import SCORE_NODATA, SCORE_SCALE, Stitcher
-from geovl.types import Chip, PromptNote, Vocabulary, Window, WindowGrid
+from geovl.segmenters.base import KnowsUnknown, Segmenter
+from geovl.stitch import SCORE_NODATA, SCORE_SCALE, Stitcher, enlarge
+from geovl.types import Chip, GeoBox, PromptNote, Vocabulary, Window, WindowGrid
 from geovl.windows import plan
 
+T = TypeVar("T")
+Labels = NDArray[np.unsignedinteger]
+
 _AHEAD = 2  # chips read ahead of the model
+_MOST_SHRINK = 8  # finer than a centimetre or two, a scene is no longer seen from above
+_WIDEST = 2304  # source pixels; side of a window that is shown to the model coarser
 _SPECKLE = 25  # pixels; regions below are dropped unless --min-area is given
 
 
@@ -71,9 +77,9 @@ class SegmentOptions:
     stretch: str = "auto"
     """``auto``, ``none``, ``minmax``, or two percentiles such as ``"2,98"``."""
     window: int = 1152
-    """Side of a window, pixels."""
+    """Side of a window, pixels as the model sees them."""
     overlap: int = 128
-    """Pixels over which windows are blended."""
+    """Pixels over which windows are blended, as the model sees them."""
     batch: int = 1
     """Windows given to the model at once."""
     threshold: float = 0.5
@@ -82,6 +88,8 @@ class SegmentOptions:
     """Square metres; None drops regions under 25 pixels."""
     simplify: float | None = None
     """Metres; None is one pixel, 0 keeps the pixel edges."""
+    unknown: bool = False
+    """Also keep a raster of how unlike everything taught each pixel is."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
@@ -138,14 +146,18 @@ def segment(
     options, listener = options or SegmentOptions(), listener or Silent()
     started = time.perf_counter()
     notes = segmenter.understand(vocabulary)
+    if options.unknown and not isinstance(segmenter, KnowsUnknown):
+        msg = f"{segmenter.record.id} cannot tell what it does not know."
+        raise UsageError(msg, "Leave --unknown out, or use --model nano.")
     with Raster(source, options.bidx, options.stretch) as raster, store.create() as draft:
         info = raster.info
+        shrink = _shrink(info, segmenter)
         warnings = [*info.warnings, *_warnings(info, segmenter, notes, options)]
         for warning in warnings:
             listener.warn(warning)
         nodata = 255 if len(vocabulary) < 255 else 65535
         with _writing(draft):
-            windows = _label(raster, vocabulary, segmenter, options, draft, nodata, listener)
+            windows = _label(raster, shrink, vocabulary, segmenter, options, draft, nodata, listener)
             labelled = time.perf_counter()
             polygons = _polygons(info, options, draft, nodata, listener)
             frame = _frame(polygons, vocabulary, info, segmenter.record.id, draft.id)
@@ -157,6 +169,7 @@ def segment(
             manifest = {
                 "geovl": geovl.__version__,
                 "source": _source(raster),
+                "working_gsd": None if info.gsd is None else info.gsd * shrink,
                 "model": {"id": segmenter.record.id, "version": segmenter.record.version,
                           "weights": segmenter.record.weights},
                 "parameters": asdict(options),
@@ -191,8 +204,11 @@ def _warnings(
         if note.status == "guess":
             near = ", ".join(note.nearest)
             yield f"{note.name!r} is not a concept that {segmenter.record.id} was taught; nearest: {near}."
+        elif note.status == "experimental":
+            yield f"{note.name!r} is experimental in {segmenter.record.id}: expect poor results."
     span = segmenter.record.gsd_range
-    if span is not None and info.gsd is not None and not span[0] <= info.gsd <= span[1]:
+    seen = None if info.gsd is None else info.gsd * _shrink(info, segmenter)
+    if span is not None and seen is not None and not span[0] * 0.65 <= seen <= span[1]:
         yield (
             f"The raster has {info.gsd:.3g} m per pixel; {segmenter.record.id} was trained on "
             f"{span[0]:g} to {span[1]:g} m. Expect poor results."
@@ -201,12 +217,52 @@ def _warnings(
         yield "--min-area is in square metres and the raster has no CRS: only regions under 25 pixels are dropped."
 
 
-def _chips(raster: Raster, grid: WindowGrid, multiple: int) -> Iterator[tuple[int, int, Chip]]:
-    """Read the windows in order, a few ahead, in one thread: one open file decodes each block once."""
-    ready: queue.Queue[tuple[int, int, Chip] | BaseException | None] = queue.Queue(_AHEAD)
+def _shrink(info: RasterInfo, segmenter: Segmenter) -> int:
+    """Return how many source pixels make one for the model: more than 1 where the raster is finer than it knows."""
+    span = segmenter.record.gsd_range
+    if span is None or not info.gsd:
+        return 1
+    return min(max(1, round(span[0] / info.gsd)), _MOST_SHRINK)
+
+
+def _plan(shape: tuple[int, int], options: SegmentOptions, shrink: int) -> WindowGrid:
+    """Plan windows over the pixels that the model sees, and return them in source pixels.
+
+    With ``shrink`` above 1 the grid may reach beyond the raster, by less than one pixel of the model.
+    """
+    window, overlap = options.window, options.overlap
+    if shrink > 1:  # the scores of a window are kept at source resolution
+        window = min(window, max(_WIDEST // shrink, 384))
+        overlap = min(overlap, window // 3)
+    rows, cols = (-(-length // shrink) for length in shape)
+    return plan((rows, cols), window, overlap).scaled(shrink)
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """A window that was read."""
+
+    row: int
+    col: int
+    size: tuple[int, int]
+    """Height and width of the window in the grid, source pixels."""
+    chip: Chip
+    """As the model sees it."""
+    valid: NDArray[np.bool_]
+    """bool, ``size``: where the raster has data."""
+
+    @property
+    def useful(self) -> bool:
+        """Whether anything is worth computing."""
+        return bool(self.valid.any())
+
+
+def _ahead(items: Generator[T], depth: int) -> Generator[T]:
+    """Yield from ``items``, which are made in a thread of their own, up to ``depth`` ahead."""
+    ready: queue.Queue[T | BaseException | None] = queue.Queue(depth)
     stop = threading.Event()
 
-    def put(item: tuple[int, int, Chip] | BaseException | None) -> None:
+    def put(item: T | BaseException | None) -> None:
         while not stop.is_set():
             try:
                 ready.put(item, timeout=0.1)
@@ -214,17 +270,18 @@ def _chips(raster: Raster, grid: WindowGrid, multiple: int) -> Iterator[tuple[in
                 continue
             return
 
-    def read() -> None:
+    def make() -> None:
         try:
-            for row, col, window in grid:
-                if stop.is_set():
-                    return
-                put((row, col, raster.read(window, multiple)))
+            with closing(items):
+                for item in items:
+                    put(item)
+                    if stop.is_set():
+                        return
             put(None)
         except BaseException as error:  # noqa: BLE001 - carried over to the consumer, which raises it
             put(error)
 
-    thread = threading.Thread(target=read, name="geovl-reader", daemon=True)
+    thread = threading.Thread(target=make, name="geovl-ahead", daemon=True)
     thread.start()
     try:
         while (item := ready.get()) is not None:
@@ -236,8 +293,58 @@ def _chips(raster: Raster, grid: WindowGrid, multiple: int) -> Iterator[tuple[in
         thread.join()
 
 
+def _read(raster: Raster, grid: WindowGrid, multiple: int, shrink: int) -> Generator[_Item]:
+    """Read the windows in order; by one thread, since one open file decodes each block once."""
+    height, width = raster.info.geobox.shape
+    for row, col, window in grid:
+        size = (window.height, window.width)
+        if shrink == 1:
+            chip = raster.read(window, multiple)
+            yield _Item(row, col, size, chip, chip.valid[: window.height, : window.width])
+            continue
+        inside = window._replace(
+            height=min(window.height, height - window.row), width=min(window.width, width - window.col)
+        )
+        fine = raster.read(inside)
+        beyond = ((0, window.height - inside.height), (0, window.width - inside.width))
+        yield _Item(row, col, size, coarsen(fine, shrink, multiple), np.pad(fine.valid, beyond))
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """A window that the model has seen."""
+
+    item: _Item
+    scores: NDArray[np.float32]
+    """float32 (classes, height, width), 0..1."""
+    strange: NDArray[np.float32] | None
+    """float32 (1, height, width), 0..1: how unlike everything taught, where that was asked for."""
+
+
+def _scored(
+    items: Generator[_Item], segmenter: Segmenter, vocabulary: Vocabulary, options: SegmentOptions, shrink: int
+) -> Generator[_Scored]:
+    """Run the model over batches of windows; those without any data are not computed."""
+    with closing(items):
+        while batch := list(islice(items, options.batch)):
+            useful = [item.chip for item in batch if item.useful]
+            found = segmenter.segment(useful, vocabulary)[::-1] if useful else []
+            known: list[NDArray[np.float32]] = []
+            if options.unknown and isinstance(segmenter, KnowsUnknown) and useful:
+                known = segmenter.familiarity(useful)[::-1]
+            for item in batch:
+                scores, strange = np.zeros((len(vocabulary), *item.size), np.float32), None
+                if options.unknown:
+                    strange = np.ones((1, *item.size), np.float32)
+                if item.useful:
+                    scores = enlarge(found.pop().probabilities(), item.size, shrink)
+                    strange = enlarge(1 - known.pop()[None], item.size, shrink) if known else None
+                yield _Scored(item, scores, strange)
+
+
 def _label(
     raster: Raster,
+    shrink: int,
     vocabulary: Vocabulary,
     segmenter: Segmenter,
     options: SegmentOptions,
@@ -251,7 +358,7 @@ def _label(
         RasterError: No pixel of the raster is valid.
     """
     geobox = raster.info.geobox
-    grid = plan(geobox.shape, options.window, options.overlap)
+    grid = _plan(geobox.shape, options, shrink)
     stitcher = Stitcher(grid, len(vocabulary), options.threshold, nodata)
     colors = {i: rgba(c) for i, c in enumerate(class_colors(vocabulary.names).values(), 1)}
     tags = {"classes": "\n".join(vocabulary.names), "model": segmenter.record.id, "run": draft.id}
@@ -261,49 +368,38 @@ def _label(
     with ExitStack() as stack:
         colormap = {0: (0, 0, 0, 0), **colors} if dtype == "uint8" else None
         labels = stack.enter_context(BlockWriter(draft.folder / LABELS, geobox, dtype, nodata, tags, colormap))
-        scores = stack.enter_context(
-            BlockWriter(draft.folder / SCORES, geobox, "uint8", SCORE_NODATA, {"run": draft.id}, scale=1 / SCORE_SCALE)
-        )
-        batch: list[tuple[int, int, Chip]] = []
-        chips = _chips(raster, grid, segmenter.multiple)
-        stack.callback(chips.close)  # type: ignore[attr-defined]  # a generator: ends the reader thread
-        for item in chips:
-            batch.append(item)
-            if len(batch) < options.batch and not _is_last(grid, item):
-                continue
-            for (row, col, chip), probabilities in zip(batch, _score(segmenter, batch, vocabulary), strict=True):
-                size = chip.window
-                seen = seen or bool(chip.valid.any())
-                valid = chip.valid[: size.height, : size.width]
-                for band in stitcher.add(row, col, probabilities, valid):
-                    labels.write(band.labels, band.window)
-                    scores.write(band.scores, band.window)
-            listener.advance(len(batch))
-            batch = []
+        scores = stack.enter_context(_score_writer(draft, SCORES, geobox))
+        unknown, strangeness = None, Stitcher(grid, 1, 0.0, SCORE_NODATA)
+        if options.unknown:
+            unknown = stack.enter_context(_score_writer(draft, UNKNOWN, geobox))
+        # reading, the model and what comes after it run at once, each in a thread
+        items = _ahead(_read(raster, grid, segmenter.multiple, shrink), _AHEAD)
+        scored = _ahead(_scored(items, segmenter, vocabulary, options, shrink), 1)
+        stack.callback(scored.close)  # ends the threads
+        for done in scored:
+            item = done.item
+            seen = seen or bool(item.valid.any())
+            for band in stitcher.add(item.row, item.col, done.scores, item.valid):
+                labels.write(*_inside(band.labels, band.window, geobox.shape))
+                scores.write(*_inside(band.scores, band.window, geobox.shape))
+            if unknown is not None and done.strange is not None:
+                for band in strangeness.add(item.row, item.col, done.strange, item.valid):
+                    unknown.write(*_inside(band.scores, band.window, geobox.shape))
+            listener.advance(1)
     if not seen:
         msg = f"{raster.info.path!r} has no valid pixel: it is all nodata."
         raise RasterError(msg, "Check the nodata value with: rio info FILE")
     return len(grid)
 
 
-def _is_last(grid: WindowGrid, item: tuple[int, int, Chip]) -> bool:
-    return item[0] == len(grid.rows.starts) - 1 and item[1] == len(grid.cols.starts) - 1
+def _inside(values: Labels, window: Window, shape: tuple[int, int]) -> tuple[Labels, Window]:
+    """Cut off what a band has beyond the raster."""
+    rows, cols = min(window.height, shape[0] - window.row), min(window.width, shape[1] - window.col)
+    return values[:rows, :cols], Window(window.row, window.col, rows, cols)
 
 
-def _score(
-    segmenter: Segmenter, batch: list[tuple[int, int, Chip]], vocabulary: Vocabulary
-) -> list[NDArray[np.float32]]:
-    """Probabilities of each chip, cut back to its window; chips without any data are not computed."""
-    useful = [chip for _, _, chip in batch if chip.valid.any()]
-    found = iter(segmenter.segment(useful, vocabulary) if useful else [])
-    out = []
-    for _, _, chip in batch:
-        size: Window = chip.window
-        if chip.valid.any():
-            out.append(next(found).probabilities()[:, : size.height, : size.width])
-        else:
-            out.append(np.zeros((len(vocabulary), size.height, size.width), np.float32))
-    return out
+def _score_writer(draft: Draft, name: str, geobox: GeoBox) -> BlockWriter:
+    return BlockWriter(draft.folder / name, geobox, "uint8", SCORE_NODATA, {"run": draft.id}, scale=1 / SCORE_SCALE)
 
 
 def _polygons(info: RasterInfo, options: SegmentOptions, draft: Draft, nodata: int, listener: Listener) -> Polygons:

@@ -250,6 +250,32 @@ class Raster:
         return Chip(np.ascontiguousarray(pixels), valid, window, self.info.gsd)
 
 
+def coarsen(chip: Chip, factor: int, multiple: int = 1) -> Chip:
+    """Return a chip with ``factor`` times as wide pixels: the means of those that have data.
+
+    Args:
+        chip: Any chip.
+        factor: Pixels of the chip per pixel of the result, along each side. The first pixel of both begins at
+            the same corner; a last block that is not full is the mean of what there is.
+        multiple: As for :meth:`Raster.read`.
+
+    Returns:
+        The chip; a pixel is valid where any of its block is.
+    """
+    height, width = chip.valid.shape
+    below, right = -height % factor, -width % factor
+    valid = np.pad(chip.valid, ((0, below), (0, right)))
+    pixels = np.pad(chip.pixels, ((0, 0), (0, below), (0, right)))
+    rows, cols = valid.shape[0] // factor, valid.shape[1] // factor
+    count = valid.reshape(rows, factor, cols, factor).sum(axis=(1, 3), dtype=np.uint32)
+    blocks = np.where(valid, pixels, 0).astype(np.uint8).reshape(3, rows, factor, cols, factor)
+    total = blocks.sum(axis=(2, 4), dtype=np.uint32)
+    mean = ((total + count // 2) // np.maximum(count, 1)).astype(np.uint8)
+    pad = ((0, -rows % multiple), (0, -cols % multiple))
+    gsd = None if chip.gsd is None else chip.gsd * factor
+    return Chip(np.pad(mean, ((0, 0), *pad), mode="edge"), np.pad(count > 0, pad), chip.window, gsd)
+
+
 def parse_stretch(stretch: str) -> tuple[float, float]:
     """Return the two percentiles that a ``--stretch`` value stands for.
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MANIFEST = "run.json"
 LABELS = "labels.tif"
 SCORES = "scores.tif"
+UNKNOWN = "unknown.tif"
 SEGMENTS = "segments.parquet"
 
 _ID = re.compile(r"[0-9a-z][0-9a-z-]{2,63}")
@@ -76,8 +77,18 @@ class Run:
 
     def scores(self) -> "NDArray[np.float32]":
         """Return the winning class's score per pixel, float32 (height, width) in 0..1, NaN for nodata."""
-        stored = self._raster(SCORES)
-        return np.where(stored == 255, np.nan, stored / np.float32(254)).astype(np.float32)
+        return self._shares(SCORES)
+
+    def unknown(self) -> "NDArray[np.float32]":
+        """Return how unlike everything taught each pixel is, float32 (height, width) in 0..1, NaN for nodata.
+
+        Raises:
+            RunError: The run was made without it.
+        """
+        if not (self.path / UNKNOWN).is_file():
+            msg = f"Run {self.id!r} was made without a raster of what is unknown."
+            raise RunError(msg, "Make one with: geovl segment SOURCE PROMPT --unknown")
+        return self._shares(UNKNOWN)
 
     def to_geodataframe(self) -> "gpd.GeoDataFrame":
         """Return the polygons with columns class, prompt, score, area_m2, perimeter_m, model, run."""
@@ -111,6 +122,10 @@ class Run:
             elif sha256(path) != source["sha256"]:
                 faults.append(f"The source {source['path']} was changed after the run was made.")
         return faults
+
+    def _shares(self, name: str) -> "NDArray[np.float32]":
+        stored = self._raster(name)
+        return np.where(stored == 255, np.nan, stored / np.float32(254)).astype(np.float32)
 
     def _raster(self, name: str) -> "NDArray[Any]":
         import rasterio  # noqa: PLC0415 - listing runs needs no GDAL

@@ -42,6 +42,32 @@ def _mix(first: NDArray[np.float32], second: NDArray[np.float32], weights: NDArr
     return first + weights * (second - first)
 
 
+def enlarge(scores: NDArray[np.float32], shape: tuple[int, int], factor: int) -> NDArray[np.float32]:
+    """Bring scores of a coarser grid to that of the window, by linear interpolation.
+
+    Args:
+        scores: float32 (classes, h, w), h at least ``ceil(height / factor)``; what lies beyond is cut off.
+        shape: Height and width of the window.
+        factor: Pixels of the window per pixel of the scores, along each side.
+
+    Returns:
+        float32 (classes, height, width).
+    """
+    rows, cols = (-(-length // factor) for length in shape)
+    scores = scores[:, :rows, :cols]
+    if factor == 1:
+        return scores
+    for axis, length in zip((1, 2), shape, strict=True):
+        used = scores.shape[axis]
+        at = (np.arange(length) + 0.5) * used / length - 0.5
+        left = np.clip(np.floor(at).astype(np.int64), 0, used - 1)
+        right = np.minimum(left + 1, used - 1)
+        weight = np.clip(at - left, 0, 1).astype(np.float32)
+        weight = weight[:, None] if axis == 1 else weight
+        scores = _mix(np.take(scores, left, axis=axis), np.take(scores, right, axis=axis), weight)
+    return scores
+
+
 def decide(
     scores: NDArray[np.float32], threshold: float, labels: NDArray[np.unsignedinteger], best: NDArray[np.uint8]
 ) -> None:

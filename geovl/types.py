@@ -44,6 +44,11 @@ class Axis:
     zones: tuple[tuple[int, int], ...]
     """``zones[i]``: pixels [start, stop) decided by windows i and i + 1 together."""
 
+    def scaled(self, factor: int) -> "Axis":
+        """Return the same windows over pixels ``factor`` times as fine."""
+        zones = tuple((first * factor, stop * factor) for first, stop in self.zones)
+        return Axis(tuple(start * factor for start in self.starts), self.size * factor, zones)
+
     def zone_before(self, index: int) -> tuple[int, int]:
         """Return the zone shared with the window before, empty for the first."""
         return self.zones[index - 1] if index else (self.starts[0], self.starts[0])
@@ -63,6 +68,10 @@ class WindowGrid:
 
     def __len__(self) -> int:
         return len(self.rows.starts) * len(self.cols.starts)
+
+    def scaled(self, factor: int) -> "WindowGrid":
+        """Return the same windows over pixels ``factor`` times as fine."""
+        return WindowGrid(self.rows.scaled(factor), self.cols.scaled(factor))
 
     def window(self, row: int, col: int) -> Window:
         """Return the window at grid position (row, col)."""
@@ -183,8 +192,8 @@ class PromptNote:
 
     name: str
     """The class, as the user typed it."""
-    status: Literal["known", "guess"]
-    """``guess``: answered, but worth a warning."""
+    status: Literal["known", "experimental", "guess"]
+    """``experimental``: taught, but poorly; ``guess``: never taught, only near something that was."""
     nearest: tuple[str, ...]
     """The trained concepts that lie nearest, nearest first."""
     similarity: float

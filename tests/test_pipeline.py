@@ -18,6 +18,7 @@ from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 
+from geovl import pipeline
 from geovl.errors import PromptError, RasterError, RunError, SourceError, UsageError
 from geovl.pipeline import SegmentOptions, segment
 from geovl.raster import BlockWriter
@@ -198,11 +199,11 @@ from tests.fakes import BrightnessSegmenter
 class Slow(BrightnessSegmenter):
     def segment(self, chips, vocabulary):
         print("window", flush=True)
-        time.sleep(0.2)
+        time.sleep(0.7)
         return super().segment(chips, vocabulary)
 
 segment(sys.argv[1], Vocabulary.from_prompts(["a", "b"]), Slow(), RunStore(Path(sys.argv[2])),
-        SegmentOptions(window=48, overlap=0))
+        SegmentOptions(window=32, overlap=0))
 """
 
 
@@ -254,3 +255,101 @@ def test_the_store_is_where_it_was_asked_for(tile, tmp_path, segmenter):
     run = segment(str(tile), THREE, segmenter, RunStore(tmp_path / "elsewhere"))
     assert run.path.parent == tmp_path / "elsewhere" / "runs"
     assert isinstance(segmenter, BrightnessSegmenter)
+
+
+class Curious(BrightnessSegmenter):
+    """Remembers the chips that it saw, and knows bright pixels only."""
+
+    def __init__(self):
+        self.seen = []
+
+    def segment(self, chips, vocabulary):
+        self.seen += chips
+        return super().segment(chips, vocabulary)
+
+    def familiarity(self, chips):
+        return [chip.pixels[0].astype(np.float32) / 255 for chip in chips]
+
+
+@pytest.mark.parametrize(("window", "overlap"), [(64, 16), (65, 21), (33, 0), (1152, 128)])
+@pytest.mark.parametrize("overviews", [False, True])
+def test_a_raster_finer_than_the_model_knows_is_shown_to_it_coarser(tmp_path, store, overviews, window, overlap):
+    """2.5 cm pixels for a model that begins at 10 cm; blocks of 4 x 4 pixels and the raster's odd size keep their place."""
+    pixels = np.kron(blobs(40, 60), np.ones((1, 4, 4), np.uint8))[:, :-3, :-2]
+    fine = write_tif(tmp_path / "fine.tif", pixels, transform=Affine(0.025, 0, 600_000, 0, -0.025, 5_000_000))
+    if overviews:  # GDAL's nearest ones are moved by up to a pixel of theirs
+        with rasterio.open(fine, "r+") as dataset:
+            dataset.build_overviews([2, 4], rasterio.enums.Resampling.nearest)
+    model = Curious()
+    options = SegmentOptions(window=window, overlap=overlap, min_area=0.0, simplify=0.0)
+    run = segment(str(fine), THREE, model, store, options)
+    assert {chip.gsd for chip in model.seen} == {0.1}
+    seen = model.seen[0].pixels
+    assert np.array_equal(seen[:, :8, :8], pixels[:, :32:4, :32:4])
+    labels, truth = run.labels(), expected(fine)
+    assert labels.shape == (157, 238)
+    assert run.manifest["working_gsd"] == pytest.approx(0.1)
+    # scores are interpolated between the middles of 4 x 4 blocks: flat blobs keep their inside and half of their rim
+    inside = np.zeros(labels.shape, bool)
+    inside[4:-4, 4:-4] = True
+    for shift in ((0, 4), (4, 0), (0, -4), (-4, 0)):
+        inside &= np.roll(truth, shift, (0, 1)) == truth
+    assert inside.mean() > 0.5
+    assert (labels == truth)[inside].all()
+
+
+def test_windows_do_not_change_a_shrunken_answer_where_one_decides(tmp_path, store):
+    pixels = np.kron(blobs(60, 60), np.ones((1, 4, 4), np.uint8))
+    fine = write_tif(tmp_path / "fine.tif", pixels, transform=Affine(0.025, 0, 600_000, 0, -0.025, 5_000_000))
+    answers = [
+        segment(str(fine), THREE, Curious(), store, SegmentOptions(window=window, overlap=overlap)).labels()
+        for window, overlap in ((1152, 128), (40, 13))
+    ]
+    assert (answers[0] == answers[1]).mean() > 0.995
+
+
+@pytest.mark.parametrize("gap", [0.02, 0.9])
+def test_a_fine_float_raster_with_gaps_is_answered_wherever_it_has_data(tmp_path, store, gap):
+    rng = np.random.default_rng(0)
+    pixels = np.full((3, 160, 160), 250, np.float32)
+    pixels[:, rng.random((160, 160)) < gap] = np.nan
+    path = write_tif(tmp_path / "gaps.tif", pixels, transform=Affine(0.0125, 0, 6e5, 0, -0.0125, 5e6))
+    run = segment(
+        str(path), THREE, Curious(), store, SegmentOptions(stretch="none", unknown=True, window=64, overlap=8)
+    )
+    there = np.isfinite(pixels[0])
+    assert (run.labels()[there] == 3).all()
+    assert (run.labels()[~there] == 255).all()
+    np.testing.assert_allclose(run.unknown()[there], 1 - 250 / 255, atol=0.003)
+
+
+def test_a_hole_of_one_pixel_stays_a_hole_whatever_the_model_sees(tmp_path, store):
+    pixels = blobs(90, 90).clip(1)
+    pixels[:, 33, 47] = 0
+    path = write_tif(tmp_path / "hole.tif", pixels, transform=Affine(0.03, 0, 6e5, 0, -0.03, 5e6), nodata=0)
+    labels = segment(str(path), THREE, Curious(), store, SMALL).labels()
+    assert np.argwhere(labels == 255).tolist() == [[33, 47]]
+
+
+def test_what_is_unknown_is_kept_on_demand(tmp_path, store, segmenter):
+    pixels = blobs(100, 120).clip(1)
+    pixels[:, 20:60, 30:90] = 0
+    path = write_tif(tmp_path / "hole.tif", pixels, nodata=0)
+    options = SegmentOptions(window=64, overlap=16, unknown=True)
+    run = segment(str(path), THREE, Curious(), store, options)
+    assert "unknown.tif" in run.manifest["files"]
+    expected_unknown = np.where(pixels.any(axis=0), 1 - pixels[0] / 255, np.nan)
+    np.testing.assert_allclose(run.unknown(), expected_unknown, atol=0.003)
+    assert run.verify() == []
+    with pytest.raises(RunError, match="made without"):
+        segment(str(path), THREE, Curious(), store, SMALL).unknown()
+    with pytest.raises(UsageError, match="cannot tell"):
+        segment(str(path), THREE, segmenter, store, options)
+    assert len(store.list()) == 2
+
+
+def test_shrinking_follows_the_finest_pixels_of_the_model(tmp_path, segmenter):
+    for gsd, factor in ((0.5, 1), (0.1, 1), (0.08, 1), (0.06, 2), (0.05, 2), (0.02, 5), (0.001, 8)):
+        path = write_tif(tmp_path / f"{gsd}.tif", blobs(8, 8), transform=Affine(gsd, 0, 6e5, 0, -gsd, 5e6))
+        with pipeline.Raster(str(path)) as raster:
+            assert pipeline._shrink(raster.info, segmenter) == factor

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 
 from geovl.errors import RasterError, SourceError, UsageError
-from geovl.raster import BlockWriter, Raster, find_sources
-from geovl.types import GeoBox, Window
+from geovl.raster import BlockWriter, Raster, coarsen, find_sources
+from geovl.types import Chip, GeoBox, Window
 from tests.fakes import UTM, blobs, write_tif
 
 
@@ -239,3 +241,24 @@ def test_blocks_written_one_by_one_are_the_raster(tmp_path):
         assert dataset.nodata == 255
         assert dataset.colormap(1)[1] == (255, 0, 0, 255)
         assert dataset.tags()["classes"] == "a\nb"
+
+
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 5), st.integers(1, 8))
+def test_a_coarser_chip_holds_the_means_of_valid_pixels(height, width, factor, multiple):
+    rng = np.random.default_rng(height * 100 + width)
+    pixels = rng.integers(0, 256, (3, height, width), dtype=np.uint8)
+    valid = rng.random((height, width)) < 0.6
+    coarse = coarsen(Chip(pixels, valid, Window(5, 6, height, width), 0.02), factor, multiple)
+    rows, cols = -(-height // factor), -(-width // factor)
+    assert coarse.pixels.shape == (3, -(-rows // multiple) * multiple, -(-cols // multiple) * multiple)
+    assert coarse.gsd == pytest.approx(0.02 * factor)
+    assert not coarse.valid[rows:].any()
+    assert not coarse.valid[:, cols:].any()
+    for row in range(rows):
+        for col in range(cols):
+            block = np.s_[row * factor : (row + 1) * factor, col * factor : (col + 1) * factor]
+            there = valid[block]
+            assert coarse.valid[row, col] == there.any()
+            if there.any():
+                expected = pixels[(slice(None), *block)][:, there].mean(axis=1)
+                assert np.abs(coarse.pixels[:, row, col] - expected).max() <= 0.5

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geovl.errors import UsageError
-from geovl.stitch import SCORE_NODATA, SCORE_SCALE, Stitcher, decide
+from geovl.stitch import SCORE_NODATA, SCORE_SCALE, Stitcher, decide, enlarge
 from geovl.windows import plan
 from tests.fakes import brightness_scores
 
@@ -88,3 +88,20 @@ def test_the_highest_score_wins_and_the_threshold_is_inclusive():
 def test_a_plan_without_pixels_of_its_own_is_refused(size, overlap):
     with pytest.raises(UsageError, match=str(size)):
         plan((100, 100), size, overlap)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 5), st.integers(0, 9))
+def test_enlarged_scores_cover_the_window_and_keep_straight_slopes(height, width, factor, padding):
+    """Interpolation gives back what is linear in between, and never leaves the range of what it got."""
+    rows, cols = -(-height // factor), -(-width // factor)
+    coarse = np.full((2, rows + padding, cols + padding), 99, np.float32)  # what was padded must not be looked at
+    y = (np.arange(rows) + 0.5) / rows
+    x = (np.arange(cols) + 0.5) / cols
+    coarse[:, :rows, :cols] = (y[:, None] + 2 * x) / 3
+    fine = enlarge(coarse, (height, width), factor)
+    assert fine.shape == (2, height, width)
+    assert fine.min() >= coarse[:, :rows, :cols].min() - 1e-6
+    assert fine.max() <= coarse[:, :rows, :cols].max() + 1e-6
+    there = ((np.arange(height) + 0.5)[:, None] / height + 2 * (np.arange(width) + 0.5) / width) / 3
+    inner = np.s_[:, factor : height - factor, factor : width - factor]
+    np.testing.assert_allclose(fine[inner], np.broadcast_to(there, fine.shape)[inner], atol=1e-5)

@@ -50,6 +50,9 @@ def segment(
         float | None,
         typer.Option(help="Tolerance in m, shared edges kept. Default: one pixel; 0: off.", show_default=False),
     ] = None,
+    unknown: Annotated[
+        bool, typer.Option("--unknown", help="Also keep unknown.tif: how unlike everything taught a pixel is, 0 to 1.")
+    ] = False,
     overwrite: options.Overwrite = False,
     store: options.Store = None,
     as_json: options.Json = False,
@@ -69,7 +72,7 @@ def segment(
         vocabulary = Vocabulary.from_prompts(prompts)
         chosen = pipeline.SegmentOptions(
             bidx=parse_bidx(bidx), stretch=stretch, window=window, overlap=overlap,
-            threshold=threshold, min_area=min_area, simplify=simplify,
+            threshold=threshold, min_area=min_area, simplify=simplify, unknown=unknown,
         )  # fmt: skip
         raster.parse_stretch(stretch)
         sources = raster.find_sources(source)

@@ -32,8 +32,10 @@ _LEVELS = {
     "airplane": 5,
     "building": 6,
     "storage tank": 6,
+    "greenhouse": 6,
     "solar panel": 7,
     "tree": 8,
+    "wind turbine": 9,
 }
 _TALL = tuple(CLASSES.index(name) for name in ("car", "ship", "airplane", "building", "storage tank", "tree"))
 _SHADED = tuple(CLASSES.index(name) for name in ("grass", "ground", "bare soil", "sand", "pavement", "parking lot"))

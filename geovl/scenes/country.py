@@ -56,7 +56,7 @@ def _fields(canvas: Canvas, frame: Frame) -> None:
 
 
 def country(canvas: Canvas) -> None:
-    """Draw fields, woods, a river with a bridge, lakes, a railway, a country road, solar panels and a farm."""
+    """Draw fields, woods, a river with a bridge, a lake, a railway, solar panels, greenhouses, turbines, a farm."""
     rng, half = canvas.rng, canvas.half
     ground(canvas)
     frame = somewhere(canvas, 0.4)
@@ -81,8 +81,7 @@ def country(canvas: Canvas) -> None:
             x, y = rng.normal(0, 22, 2).tolist()
             at = yard.inner(x, y, float(rng.choice([0, np.pi / 2])))
             things.house(canvas, at, rng.uniform(10, 30), rng.uniform(8, 14), hip=False)
-    if rng.random() < 0.15:
-        _solar_park(canvas, somewhere(canvas, 0.5))
+    _works(canvas)
     scatter(canvas, 12)
 
 
@@ -106,6 +105,30 @@ def _solar_park(canvas: Canvas, frame: Frame) -> None:
     for y in np.arange(-60, 60, rng.uniform(5, 9)).tolist():
         panel = flat(*vary(rng, (38, 46, 74), 8)).striped(10, 2.0, frame.angle)
         canvas.add("solar panel", frame(rect(0, y, rng.uniform(60, 160), 3.2)), panel, height=1.5)
+
+
+def _works(canvas: Canvas) -> None:
+    """Draw solar panels, greenhouses, wind turbines, or nothing."""
+    rng = canvas.rng
+    kind = rng.random()
+    if kind < 0.15:
+        _solar_park(canvas, somewhere(canvas, 0.5))
+    elif kind < 0.3:
+        _nursery(canvas, somewhere(canvas, 0.5))
+    elif kind < 0.42:
+        for _ in range(int(rng.integers(1, 4))):
+            x, y = (rng.uniform(-0.9, 0.9, 2) * canvas.half).tolist()
+            things.turbine(canvas, x, y, rng.uniform(60, 120))
+
+
+def _nursery(canvas: Canvas, frame: Frame) -> None:
+    """Draw blocks of greenhouses along x."""
+    rng = canvas.rng
+    y = -60.0
+    for _ in range(int(rng.integers(1, 5))):
+        bays, length = int(rng.integers(1, 9)), rng.uniform(25, 110)
+        things.greenhouse(canvas, frame.inner(rng.normal(0, 8), y), length, bays)
+        y += bays * 9 + rng.uniform(4, 14)
 
 
 def _railway(canvas: Canvas, line: Ring) -> None:

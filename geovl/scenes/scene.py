@@ -40,6 +40,8 @@ CLASSES: tuple[str, ...] = (
     "river",
     "lake",
     "ground",
+    "greenhouse",
+    "wind turbine",
 )
 """Concept names; the position of a name is its id in :attr:`Scene.labels`. Id 0 says nothing is known;
 "ground" is open ground that is neither clearly grass nor clearly soil."""

@@ -234,6 +234,46 @@ def tank(canvas: "Canvas", x: float, y: float, radius: float) -> None:
     canvas.draw(number, line, cover.lit(0.7), mark=True)
 
 
+def greenhouse(canvas: "Canvas", frame: Frame, length: float, bays: int) -> None:
+    """Draw a greenhouse of parallel bays along x, each 6 to 9 m wide under a vaulted roof of glass or foil."""
+    rng = canvas.rng
+    bay = rng.uniform(6, 9)
+    if not canvas.near(frame.x, frame.y, length + bay * bays):
+        return
+    tones = ((226, 230, 230), (196, 210, 206), (170, 190, 178), (210, 206, 192))
+    foil = Paint(vary(rng, tones[rng.integers(len(tones))], 10), (6.0, 6.0, 5.0), 5.0, 3.0)
+    number = canvas.thing("greenhouse")
+    canvas.draw(number, frame(rect(0, 0, length, bay * bays)), foil.lit(0.82), height=rng.uniform(2.5, 5))
+    tilt = _sunward(canvas, frame.angle + np.pi / 2)
+    for index in range(bays):
+        y = (index - (bays - 1) / 2) * bay
+        for side in (-1, 1):
+            half = frame(rect(0, y + side * bay * 0.23, length - 0.6, bay * 0.44))
+            canvas.draw(number, half, foil.lit(1 + 0.14 * side * tilt).striped(5, 2.0, frame.angle), mark=True)
+
+
+def turbine(canvas: "Canvas", x: float, y: float, height: float) -> None:
+    """Draw a wind turbine seen from above: three blades, nacelle, tower, its pad, and their long shadows."""
+    if not canvas.near(x, y, height * 3):
+        return
+    rng = canvas.rng
+    white = flat(*vary(rng, (232, 233, 234), 6))
+    canvas.add("ground", blob(rng, x, y, rng.uniform(8, 20), 0.2, 11), canvas.look.soil.lit(1.1))
+    number = canvas.thing("wind turbine")
+    canvas.draw(number, disc(x, y, 2.3, 12), white.lit(0.9), height=height)
+    facing = rng.uniform(0, 2 * np.pi)
+    spot = Frame(x, y, float(facing))
+    canvas.draw(number, spot(rect(-1, 0, 11, 3.6)), white, height=height, floats=True)
+    long = height * rng.uniform(0.42, 0.56)
+    turn = rng.uniform(0, 2 * np.pi)
+    for blade in range(3):
+        # the rotor stands upright: from above a blade is as long as its level part
+        aside = long * np.sin(turn + blade * 2 * np.pi / 3)
+        tip = height + long * np.cos(turn + blade * 2 * np.pi / 3)
+        ring = points((5.0, 0), (3.8, aside * 0.2), (4.6, aside), (5.6, aside), (6.6, aside * 0.2))
+        canvas.draw(number, spot(ring), white, height=(height + tip) / 2, floats=True)
+
+
 def court(canvas: "Canvas", frame: Frame) -> None:
     """Draw a tennis court: 23.8 x 11 m with lines and net, on a wider surface."""
     if not canvas.near(frame.x, frame.y, 25):

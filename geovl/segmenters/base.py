@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from geovl.types import Chip, ModelRecord, PromptNote, Scores, Vocabulary
 
 
@@ -42,5 +45,21 @@ class Segmenter(Protocol):
 
         Returns:
             One Scores per chip, float32 (classes, height, width), same size as the chip.
+        """
+        ...
+
+
+@runtime_checkable
+class KnowsUnknown(Protocol):
+    """What a segmenter adds that can tell where a picture shows nothing that it was taught."""
+
+    def familiarity(self, chips: Sequence[Chip]) -> list[NDArray[np.float32]]:
+        """Return how well each pixel fits the best of everything that the model was taught.
+
+        Args:
+            chips: As for :meth:`Segmenter.segment`.
+
+        Returns:
+            One float32 (height, width) per chip, 0 (nothing known) to 1.
         """
         ...

@@ -54,6 +54,40 @@ def test_what_it_was_never_taught_is_refused_with_what_it_knows(nano, prompt):
     assert "building" in f"{caught.value.message} {caught.value.hint}"
 
 
+def test_what_is_poor_is_said_to_be_experimental(nano, store):
+    poor = catalog.model("nano").experimental
+    assert "wind turbine" in poor, "only rendered pictures show it"
+    notes = nano.understand(Vocabulary.from_prompts(["wind turbine", "building"]))
+    assert [note.status for note in notes] == ["experimental", "known"]
+    (near,) = nano.understand(Vocabulary.from_prompts(["wind farm turbines"]))
+    assert (near.nearest[0], near.status) == ("wind turbine", "experimental")
+    run = pipeline.segment(str(EXAMPLES / "airport.tif"), Vocabulary.from_prompts(["wind turbine"]), nano, store)
+    assert run.manifest["classes"][0]["status"] == "experimental"
+    assert any("experimental" in warning for warning in run.manifest["warnings"])
+
+
+def test_familiarity_is_the_highest_score_of_all_that_was_taught(nano):
+    names = json.loads((weights.folder(nano.record) / "concepts.json").read_text())
+    scores = nano.segment([chip(3), chip(4)], Vocabulary.from_prompts(list(names)))
+    for found, every in zip(nano.familiarity([chip(3), chip(4)]), scores, strict=True):
+        assert found.shape == every.values.shape[1:]
+        # the highest is taken before pixels are interpolated, so that it can only be higher
+        assert (found >= every.values.max(axis=0) - 1e-5).all()
+    side = 512  # in the middle of an even picture all locations are the same, and interpolation changes nothing
+    even = Chip(np.full((3, side, side), 120, np.uint8), np.ones((side, side), bool), Window(0, 0, side, side), 0.5)
+    (found,), (every,) = nano.familiarity([even]), nano.segment([even], Vocabulary.from_prompts(list(names)))
+    middle = np.s_[240:272, 240:272]
+    np.testing.assert_allclose(found[middle], every.values.max(axis=0)[middle], atol=1e-4)
+    assert nano.familiarity([]) == []
+
+
+def test_equal_chips_give_equal_bits(nano):
+    first, second = (
+        pipeline.load_segmenter("nano").segment([chip(5)], Vocabulary.from_prompts(["road"])) for _ in range(2)
+    )
+    assert np.array_equal(first[0].values, second[0].values)
+
+
 def test_the_example_runway_is_found(nano, store):
     run = pipeline.segment(str(EXAMPLES / "airport.tif"), Vocabulary.from_prompts(["airport runways"]), nano, store)
     with rasterio.open(EXAMPLES / "airport.tif") as dataset:

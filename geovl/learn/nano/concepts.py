@@ -13,6 +13,7 @@ CONCEPTS: tuple[str, ...] = (
     "lake", "swimming pool", "tennis court", "ship", "dock", "airplane", "runway", "taxiway", "apron",
     "storage tank", "mobile home", "car", "parking lot", "pavement", "overpass", "baseball diamond", "golf green",
     "sand trap", "vegetation", "land", "forest", "bridge", "railway", "solar panel", "greenhouse",
+    "wind turbine",
 )  # fmt: skip
 
 INDEX = {name: index for index, name in enumerate(CONCEPTS)}
@@ -61,6 +62,7 @@ _RULES: dict[str, tuple[str, str]] = {
     "sand trap": ("sand trap, sand", "land, bare soil"),
     "solar panel": ("solar panel", "building"),
     "greenhouse": ("greenhouse", "building"),
+    "wind turbine": ("wind turbine", ""),
     # coarse classes of land-cover maps: what lies inside them was not looked at
     "coarse building": ("building", "mobile home, greenhouse, storage tank, solar panel, swimming pool, tree"),
     "coarse land": (

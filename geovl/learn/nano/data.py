@@ -10,8 +10,9 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -21,12 +22,18 @@ from numpy.typing import NDArray
 from geovl.learn.nano import concepts
 from geovl.learn.nano.concepts import INDEX, UNKNOWN
 
+MASKS = Path(__file__).parent / "masks"
+"""Masks drawn for this project; see the README there."""
 DUBAI_HELD_OUT = ("tile2", "tile6")
+UCM_CALIBRATE_FROM = 76
 UCM_HELD_OUT_FROM = 82
 HARBOURS_HELD_OUT_BELOW = 42
+HARBOURS_CALIBRATE_BELOW = 46
 """Harbours are held out from the other end: most of those with drawn ships have high numbers."""
+AIRPORT_CALIBRATE_FROM = 245
 AIRPORT_HELD_OUT_FROM = 260
 TREES_HELD_OUT = "riverside"
+TREES_CALIBRATE = "eureka"
 BUILDINGS_HELD_OUT = "kampala"
 
 _DUBAI_COLOURS = {
@@ -51,6 +58,9 @@ _SPECIAL = {
                       "mobilehomepark", "golfcourse"),
     "overpass": ("overpass", "freeway", "intersection"), "river": ("river",),
 }  # fmt: skip
+
+Side = Literal["train", "calibrate", "test"]
+"""What a picture is for; pictures of one place are all on one side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,24 @@ class Source:
     zoom: tuple[float, float]
     """Source pixels per training pixel, from and to."""
     samples: list[Sample]
+    chances: NDArray[np.float64] = field(init=False, repr=False)
+    """(samples,), sum 1: how often each is drawn. What shows a rare concept comes up more often."""
+
+    def __post_init__(self) -> None:
+        shown = np.stack([present(sample) for sample in self.samples]) if self.samples else np.zeros((0, 1), np.bool_)
+        worth = (shown / np.sqrt(np.maximum(shown.sum(axis=0), 1))).max(axis=1)
+        worth = np.maximum(worth, 0.5 * max(len(worth), 1) ** -0.5)
+        object.__setattr__(self, "chances", worth / max(worth.sum(), 1e-9))
+
+    def pick(self, rng: np.random.Generator) -> Sample:
+        """Draw a sample."""
+        return self.samples[int(rng.choice(len(self.samples), p=self.chances))]
+
+
+def present(sample: Sample) -> NDArray[np.bool_]:
+    """Tell which concepts a picture shows, at more than 20 pixels: bool (concepts,)."""
+    used = np.bincount(sample.codes.ravel(), minlength=len(sample.table)) > 20
+    return np.asarray((sample.table[used[: len(sample.table)]] == 1).any(axis=0))
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
@@ -99,11 +127,11 @@ def pack(targets: NDArray[np.uint8]) -> tuple[NDArray[np.uint16], NDArray[np.uin
     return inverse.reshape(targets.shape[:2]).astype(np.uint16), table
 
 
-def dubai(root: Path, *, held_out: bool) -> Iterator[Sample]:
-    """Yield the dense land-cover maps of Dubai, of the held-out tiles or of the others."""
+def dubai(root: Path, side: Side) -> Iterator[Sample]:
+    """Yield the dense land-cover maps of Dubai: of the held-out tiles to test, of the others to train."""
     table = np.stack([concepts.unknown(), *(concepts.row(name) for name in _DUBAI_COLOURS.values())])
     for path in sorted((root / "landcover-dubai").glob("tile*/images/*.jpg")):
-        if (path.parts[-3] in DUBAI_HELD_OUT) != held_out:
+        if side != ("test" if path.parts[-3] in DUBAI_HELD_OUT else "train"):
             continue
         mask = read_rgb(path.parent.parent / "masks" / f"{path.stem}.png").astype(np.uint32)
         colour = (mask[..., 0] << 16) | (mask[..., 1] << 8) | mask[..., 2]
@@ -146,7 +174,7 @@ def _masked(shape: tuple[int, int], entries: list[tuple[str, Path, bool]], names
     targets = np.full((*shape, len(concepts.CONCEPTS)), UNKNOWN, np.uint8)
     taxi: NDArray[np.uint8] | None = None
     for label, path, complete in entries:
-        mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        whole = mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         if mask is None or mask.shape[:2] != shape:
             continue
         if label == "dense":
@@ -157,11 +185,21 @@ def _masked(shape: tuple[int, int], entries: list[tuple[str, Path, bool]], names
             taxi = mask
         elif label == "runway" and taxi is not None:
             mask = np.where(taxi == 1, 0, mask)  # the drawn runway includes its taxiways
+            mask = np.where((taxi == UNKNOWN) & (mask == 1), UNKNOWN, mask)
+        if label == "runway" and complete:  # drawn with its taxiways: where it is not, there are none either
+            layer = targets[..., INDEX["taxiway"]]
+            layer[(layer == UNKNOWN) & (whole == 0)] = 0
         _overlay(targets, label, mask.astype(np.uint8), complete=complete)
     return targets
 
 
-def ucm(root: Path, labels: Path, *, held_out: bool, masked: bool) -> Iterator[Sample]:
+def _ucm_side(scene: str, number: int) -> Side:
+    if scene == "harbor":
+        number = 99 if number < HARBOURS_HELD_OUT_BELOW else 80 if number < HARBOURS_CALIBRATE_BELOW else 0
+    return "test" if number >= UCM_HELD_OUT_FROM else "calibrate" if number >= UCM_CALIBRATE_FROM else "train"
+
+
+def ucm(root: Path, labels: Path, side: Side, *, masked: bool) -> Iterator[Sample]:
     """Yield UC Merced pictures: those with drawn masks, or those with image-level tags only."""
     names = {int(k): v for k, v in json.loads((labels / "part2/dense/classes.json").read_text()).items()}
     index = _mask_index(labels)
@@ -170,9 +208,7 @@ def ucm(root: Path, labels: Path, *, held_out: bool, masked: bool) -> Iterator[S
     for path in sorted((root / "scenes-ucm").glob("*/*.webp")):
         scene = path.parent.name
         entries = index.get(f"scenes-ucm/{scene}/{path.name}", [])
-        number = int(path.stem[-2:])
-        away = number < HARBOURS_HELD_OUT_BELOW if scene == "harbor" else number >= UCM_HELD_OUT_FROM
-        if away != held_out or bool(entries) != masked:
+        if _ucm_side(scene, int(path.stem[-2:])) != side or bool(entries) != masked:
             continue
         pixels = read_rgb(path)
         targets = _masked(pixels.shape[:2], entries, names)
@@ -187,12 +223,14 @@ def ucm(root: Path, labels: Path, *, held_out: bool, masked: bool) -> Iterator[S
         yield Sample(f"ucm/{path.stem}", pixels, *pack(targets))
 
 
-def airports(root: Path, labels: Path, *, held_out: bool) -> Iterator[Sample]:
+def airports(root: Path, labels: Path, side: Side) -> Iterator[Sample]:
     """Yield airport pictures: aircraft from boxes, runways and taxiways where they were drawn."""
     index = _mask_index(labels)
     elsewhere = concepts.absent(("ship", "sea", "tennis court", "dock", "mobile home", "sand trap", "golf green"))
     for path in sorted((root / "airport-planes").glob("*.jpg")):
-        if (int(path.stem.split("_")[1]) >= AIRPORT_HELD_OUT_FROM) != held_out:
+        number = int(path.stem.split("_")[1])
+        mine = "train" if number < AIRPORT_CALIBRATE_FROM else "calibrate"
+        if side != ("test" if number >= AIRPORT_HELD_OUT_FROM else mine):
             continue
         pixels = read_rgb(path)
         targets = _masked(pixels.shape[:2], index.get(f"airport-planes/{path.name}", []), {})
@@ -212,11 +250,12 @@ def airports(root: Path, labels: Path, *, held_out: bool) -> Iterator[Sample]:
         yield Sample(f"airport/{path.stem}", pixels, *pack(targets))
 
 
-def trees(root: Path, *, held_out: bool) -> Iterator[Sample]:
+def trees(root: Path, side: Side) -> Iterator[Sample]:
     """Yield NAIP pictures with tree points: a disc is tree, a ring around it unknown, the rest not tree."""
     table = np.stack([concepts.absent(("tree", "forest")), concepts.row("tree"), concepts.unknown()])
     for path in sorted((root / "trees-naip").glob("*.tif")):
-        if path.stem.startswith(TREES_HELD_OUT) != held_out:
+        town = path.stem.split("_")[0]
+        if side != {TREES_HELD_OUT: "test", TREES_CALIBRATE: "calibrate"}.get(town, "train"):
             continue
         points = path.with_suffix(".geojson")
         features = json.loads(points.read_text())["features"] if points.exists() else []
@@ -231,12 +270,12 @@ def trees(root: Path, *, held_out: bool) -> Iterator[Sample]:
         yield Sample(f"trees/{path.stem}", pixels, codes.astype(np.uint16), table)
 
 
-def buildings(root: Path, *, held_out: bool) -> Iterator[Sample]:
+def buildings(root: Path, side: Side) -> Iterator[Sample]:
     """Yield mosaics of up to 4 x 4 map tiles with footprints; a rim of 2 px and missing tiles are unknown."""
     table = np.stack([concepts.absent(("building", "mobile home")), concepts.row("building"), concepts.unknown()])
     groups: dict[tuple[str, str, int, int], list[tuple[int, int, Path]]] = defaultdict(list)
     for label in sorted((root / "buildings-oam").glob("*/*.label.tif")):
-        if (label.parent.name == BUILDINGS_HELD_OUT) != held_out:
+        if side != ("test" if label.parent.name == BUILDINGS_HELD_OUT else "train"):
             continue
         match = re.fullmatch(r"OAM-(\d+)-(\d+)-(\d+)\.label", label.stem)
         if match is None:
@@ -261,25 +300,25 @@ def buildings(root: Path, *, held_out: bool) -> Iterator[Sample]:
         yield Sample(f"buildings/{place}-{zoom}-{column}-{line}", pixels, codes.astype(np.uint16), table)
 
 
-def sources(root: Path, labels: Path, *, held_out: bool) -> list[Source]:
-    """Read every source of one side of the split.
+def sources(root: Path, labels: Path, side: Side) -> list[Source]:
+    """Read every source of one side of the split; those without any picture are left out.
 
     Args:
         root: Folder of the training pictures.
         labels: Folder of the drawn masks.
-        held_out: True for the validation side.
+        side: What the pictures are for.
     """
-    airfields = list(airports(root, labels, held_out=held_out))
+    airfields = list(airports(root, labels, side))
     runway = INDEX["runway"]
     # few airports have their runways drawn: those come up more often, and by themselves
-    drawn = [s for s in airfields if not held_out and bool((s.table[:, runway][s.codes] == 1).any())]
+    drawn = [s for s in airfields if side != "test" and bool((s.table[:, runway][s.codes] != UNKNOWN).any())]
     found = [
-        Source("dubai", 0.30, (0.5, 2.0), list(dubai(root, held_out=held_out))),
-        Source("ucm", 0.30, (0.5, 1.8), list(ucm(root, labels, held_out=held_out, masked=True))),
-        Source("tags", 0.08, (0.5, 1.8), list(ucm(root, labels, held_out=held_out, masked=False))),
-        Source("airports", 0.15, (0.4, 2.0), airfields),
-        Source("runways", 0.08, (0.4, 1.6), drawn),
-        Source("buildings", 0.12, (0.5, 3.0), list(buildings(root, held_out=held_out))),
-        Source("trees", 0.06, (0.4, 1.2), list(trees(root, held_out=held_out))),
+        Source("dubai", 0.34, (0.4, 2.2), list(dubai(root, side))),
+        Source("ucm", 0.32, (0.4, 2.0), list(ucm(root, labels, side, masked=True))),
+        Source("tags", 0.06, (0.5, 1.8), list(ucm(root, labels, side, masked=False))),
+        Source("airports", 0.09, (0.4, 2.0), airfields),
+        Source("runways", 0.13, (0.4, 2.0), drawn),
+        Source("buildings", 0.11, (0.5, 3.0), list(buildings(root, side))),
+        Source("trees", 0.05, (0.4, 1.2), list(trees(root, side))),
     ]
     return [source for source in found if source.samples]

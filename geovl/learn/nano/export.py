@@ -48,16 +48,28 @@ class _Graph:
         conv = layer.conv
         weight = conv.weight.detach().cpu().float().numpy()
         size, half = conv.kernel_size[0], conv.kernel_size[0] == 1
-        pads = [0, 0, 1, 1] if layer.stride != 1 else [size // 2] * 4
+        spread = conv.dilation[0]
+        pads = [0, 0, 1, 1] if layer.stride != 1 else [size // 2 * spread] * 4
         bias = np.zeros(len(weight), np.float32) if conv.bias is None else conv.bias.detach().cpu().float().numpy()
         names = [value, self.constant(weight, half=half), self.constant(bias)]
         return self.add(
-            "Conv", names, group=conv.groups, kernel_shape=[size, size], pads=pads, strides=[layer.stride] * 2
-        )
+            "Conv", names, group=conv.groups, kernel_shape=[size, size], pads=pads, strides=[layer.stride] * 2,
+            dilations=[spread] * 2,
+        )  # fmt: skip
 
     def relu6(self, value: str) -> str:
         """Append a clip to 0..6."""
         return self.add("Clip", [value, "zero", "six"])
+
+    def choose(self, condition: str, value: str) -> str:
+        """Append: the highest channel where ``condition`` holds, else all of them."""
+        branches = []
+        for name, op, attributes in (("one", "ReduceMax", {"keepdims": 1}), ("all", "Identity", {})):
+            inputs = [value] if op == "Identity" else [value, self.constant(np.array([1], np.int64))]
+            node = helper.make_node(op, inputs, [f"{name}_out"], **attributes)
+            out = helper.make_tensor_value_info(f"{name}_out", TensorProto.FLOAT, None)
+            branches.append(helper.make_graph([node], name, [], [out]))
+        return self.add("If", [condition], then_branch=branches[0], else_branch=branches[1])
 
     def block(self, block: Block, value: str) -> str:
         """Append an inverted residual."""
@@ -71,8 +83,8 @@ class _Graph:
         return self.add("Add", [mixed, value])
 
 
-def _embed(graph: _Graph, net: NanoNet) -> str:
-    """Append everything from the pixels to the vectors of the locations."""
+def _features(graph: _Graph, net: NanoNet) -> str:
+    """Append everything from the pixels to the features of the locations."""
     pixels = graph.add("Cast", ["pixels"], to=TensorProto.FLOAT)
     pixels = graph.add("Mul", [pixels, graph.constant(np.array([1 / 127.5], np.float32))])
     value = graph.add("Sub", [pixels, graph.constant(np.array([1.0], np.float32))])
@@ -82,18 +94,22 @@ def _embed(graph: _Graph, net: NanoNet) -> str:
         value = graph.block(block, value)  # type: ignore[arg-type]
         if index in TAPS:
             taps.append(value)
-    merged = ""
     twice = graph.constant(np.array([1, 1, 2, 2], np.float32))
+    merged = ""
     for level in (3, 2, 1, 0):
         side = graph.conv(net.lateral[level], taps[level])  # type: ignore[arg-type]
         if merged:
+            narrowed = graph.conv(net.narrow[level], merged) if level < 2 else merged  # type: ignore[arg-type]
             raised = graph.add(
-                "Resize", [merged, "", twice], mode="nearest", nearest_mode="floor",
+                "Resize", [narrowed, "", twice], mode="nearest", nearest_mode="floor",
                 coordinate_transformation_mode="asymmetric",
             )  # fmt: skip
             side = graph.add("Add", [side, raised])
         merged = graph.fuse(net.fuse[level], graph.add("Relu", [side]))  # type: ignore[arg-type]
-    return graph.conv(net.embed, merged)
+        if level == 2:
+            for around in net.around:
+                merged = graph.fuse(around, merged)  # type: ignore[arg-type]
+    return merged
 
 
 def round_weights(net: NanoNet) -> None:
@@ -103,12 +119,32 @@ def round_weights(net: NanoNet) -> None:
             layer.conv.weight.data = layer.conv.weight.data.half().float()
 
 
+def _length(graph: _Graph, value: str, weight: NDArray[np.float64], offset: NDArray[np.float64]) -> str:
+    """Append the lengths of the embeddings ``weight @ value + offset``, (n, 1, h, w).
+
+    With ``[weight offset] = QR`` the length is that of ``R [value 1]``, which has as many rows as the
+    value has channels, and one more that is constant: half of what the embedding has.
+    """
+    triangle = np.asarray(np.linalg.qr(np.concatenate([weight, offset], axis=1), mode="r"), np.float64)  # (65, 65)
+    count = weight.shape[1]
+    kernel = triangle[:count, :count, None, None].astype(np.float32)
+    names = [value, graph.constant(kernel), graph.constant(triangle[:count, -1].astype(np.float32))]
+    turned = graph.add("Conv", names, kernel_shape=[1, 1])
+    squares = graph.add("Mul", [turned, turned])
+    rest = np.array([triangle[-1, -1] ** 2], np.float32)
+    total = [squares, graph.constant(np.ones((1, count, 1, 1), np.float32)), graph.constant(rest)]
+    length = graph.add("Sqrt", [graph.add("Conv", total, kernel_shape=[1, 1])])
+    return graph.add("Max", [length, graph.constant(np.array([1e-6], np.float32))])
+
+
 def export(net: NanoNet, scale: float, path: Path) -> None:
     """Write ``net`` and the comparison with text as one ONNX graph.
 
     The graph maps ``pixels`` (uint8 (n, 3, h, w), sides multiples of 32), ``text``
-    (float32 (classes, 128), unit length) and ``bias`` (float32 (classes,)) to
-    ``scores`` (float32 (n, classes, h, w) in 0..1).
+    (float32 (classes, 128)) and ``bias`` (float32 (classes,)) to ``scores`` (float32
+    (n, classes, h, w) in 0..1); where ``merge`` (bool) holds, to the highest of them
+    (n, 1, h, w). The last layer of the network is multiplied with the text
+    rather than with every location: the same sums, of fewer terms.
 
     Args:
         net: The trained network.
@@ -117,20 +153,24 @@ def export(net: NanoNet, scale: float, path: Path) -> None:
     """
     graph = _Graph()
     graph.weights += [numpy_helper.from_array(np.array(v, np.float32), n) for n, v in (("zero", 0.0), ("six", 6.0))]
-    value = _embed(graph, net)  # (n, 128, h/4, w/4)
+    value = _features(graph, net)  # (n, 64, h/4, w/4)
+    last = net.embed.conv
+    weight = last.weight.detach().cpu().double().numpy()[:, :, 0, 0]  # (128, 64)
+    offset = last.bias.detach().cpu().double().numpy()[:, None]  # (128, 1)
+    length = _length(graph, value, weight, offset)  # (n, 1, h/4, w/4)
+    kernel = graph.add("MatMul", ["text", graph.constant((weight * scale).astype(np.float32))])  # (classes, 64)
+    shift = graph.add("MatMul", ["text", graph.constant((offset * scale).astype(np.float32))])  # (classes, 1)
+    column = graph.add("Unsqueeze", ["bias", graph.constant(np.array([1, 2], np.int64))])  # (classes, 1, 1)
     grid = graph.add("Shape", [value])
     ends = [graph.constant(np.array([v], np.int64)) for v in (0, 1, 2, 4)]
     batch, size = (graph.add("Slice", [grid, ends[a], ends[b]]) for a, b in ((0, 1), (2, 3)))
-    flat_shape = graph.add("Concat", [batch, graph.constant(np.array([EMBED, -1], np.int64))], axis=0)
-    flat = graph.add("Reshape", [value, flat_shape])  # (n, 128, locations)
-    dots = graph.add("MatMul", ["text", flat])  # (n, classes, locations)
-    length = graph.add("ReduceL2", [flat, ends[1]], keepdims=1)
-    length = graph.add("Max", [length, graph.constant(np.array([1e-6], np.float32))])
-    length = graph.add("Mul", [length, graph.constant(np.array([1 / scale], np.float32))])
-    column = graph.add("Unsqueeze", ["bias", graph.constant(np.array([1], np.int64))])
-    logits = graph.add("Add", [graph.add("Div", [dots, length]), column])
+    flat_shape = graph.add("Concat", [batch, graph.constant(np.array([weight.shape[1], -1], np.int64))], axis=0)
+    flat = graph.add("Reshape", [value, flat_shape])  # (n, 64, locations)
+    dots = graph.add("Add", [graph.add("MatMul", [kernel, flat]), shift])  # (n, classes, locations)
     map_shape = graph.add("Concat", [batch, graph.constant(np.array([-1], np.int64)), size], axis=0)
-    logits = graph.add("Reshape", [logits, map_shape])  # (n, classes, h/4, w/4)
+    dots = graph.add("Reshape", [dots, map_shape])  # (n, classes, h/4, w/4)
+    logits = graph.add("Add", [graph.add("Div", [dots, length]), column])
+    logits = graph.choose("merge", logits)
     logits = graph.add("Resize", [logits, "", graph.constant(np.array([1, 1, 4, 4], np.float32))], mode="linear")
     graph.add("Sigmoid", [logits], "scores")
     proto = helper.make_graph(
@@ -140,8 +180,9 @@ def export(net: NanoNet, scale: float, path: Path) -> None:
             helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["n", 3, "h", "w"]),
             helper.make_tensor_value_info("text", TensorProto.FLOAT, ["classes", EMBED]),
             helper.make_tensor_value_info("bias", TensorProto.FLOAT, ["classes"]),
+            helper.make_tensor_value_info("merge", TensorProto.BOOL, []),
         ],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", "classes", "h", "w"])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", "maps", "h", "w"])],
         graph.weights,
     )
     model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)

@@ -6,6 +6,8 @@ those: the ground below is somebody's field or scrub and holds none of the three
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import cv2
 import numpy as np
@@ -19,14 +21,22 @@ from geovl.scenes import CLASSES, render
 SIDE = 384
 """Side of a rendered picture, pixels."""
 _GROUND = ("agricultural", "chaparral", "golfcourse", "forest", "sparseresidential")
-_MIX = {"airport": 0.34, "harbour": 0.24, "town": 0.18, "tank farm": 0.1, "country": 0.14}
+_MIX = {"airport": 0.34, "harbour": 0.22, "town": 0.18, "tank farm": 0.08, "country": 0.18}
 """Share of each kind of scene."""
 _BUILT = (
     "building", "road", "pavement", "parking lot", "car", "tree", "water", "sea", "river", "lake", "swimming pool",
     "tennis court", "ship", "dock", "airplane", "runway", "taxiway", "apron", "storage tank", "bridge", "railway",
-    "solar panel", "forest", "greenhouse", "overpass", "mobile home",
+    "solar panel", "forest", "greenhouse", "overpass", "mobile home", "wind turbine",
 )  # fmt: skip
+_FEW = 64
+"""Scenes that are not worth other processes."""
 _CODES = ("runway", "taxiway", "apron")
+OBJECTS = tuple(
+    CLASSES.index(name)
+    for name in ("airplane", "ship", "storage tank", "swimming pool", "tennis court", "car", "building", "solar panel",
+                 "greenhouse", "wind turbine")
+)  # fmt: skip
+"""Codes of :func:`scenes` that are things with an outline, which may be pasted over other pictures."""
 
 
 def _surface(rng: Generator, shape: tuple[int, int], low: float, high: float) -> NDArray[np.float32]:
@@ -118,18 +128,24 @@ def airfields(ground: list[Sample], count: int, seed: int) -> Iterator[Sample]:
         yield Sample(f"rendered/airfield-{index}", pixels, codes, table)
 
 
-def scenes(count: int, seed: int) -> Iterator[Sample]:
-    """Yield whole rendered scenes, every pixel told except shaded ground.
+def scenes(count: int, seed: int) -> list[Sample]:
+    """Return whole rendered scenes, every pixel told except shaded ground; drawn by all cores.
 
     Args:
         count: How many.
         seed: Decides everything.
     """
+    rng = np.random.default_rng(seed)
+    kinds = [str(rng.choice(list(_MIX), p=list(_MIX.values()))) for _ in range(count)]
+    if count < _FEW:
+        return [_scene(kind, seed, index) for index, kind in enumerate(kinds)]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:  # torch's threads do not survive a fork
+        return list(pool.map(_scene, kinds, [seed] * count, range(count), chunksize=16))
+
+
+def _scene(kind: str, seed: int, index: int) -> Sample:
     # "ground" is some ground, grown over or not: it says what is not there
     table = np.stack([concepts.absent(_BUILT) if name == "ground" else concepts.row(name) for name in CLASSES])
-    rng = np.random.default_rng(seed)
-    for index in range(count):
-        kind = str(rng.choice(list(_MIX), p=list(_MIX.values())))
-        scene = render(kind, np.random.default_rng((seed, index)), size=SIDE)
-        pixels = np.ascontiguousarray(scene.rgb.transpose(1, 2, 0))
-        yield Sample(f"rendered/{kind}-{index}", pixels, scene.labels.astype(np.uint16), table)
+    scene = render(kind, np.random.default_rng((seed, index)), size=SIDE)
+    pixels = np.ascontiguousarray(scene.rgb.transpose(1, 2, 0))
+    return Sample(f"rendered/{kind}-{index}", pixels, scene.labels.astype(np.uint16), table)

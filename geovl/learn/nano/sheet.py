@@ -1,6 +1,6 @@
 """Draws contact sheets of held-out pictures: what was found in colour, what is true in white.
 
-    python -m geovl.learn.nano.sheet --data DATA --labels LABELS --source airports --concept runway --out sheet.png
+    python -m geovl.learn.nano.sheet --data DATA --source airports --concept runway --out sheet.png
 
 Look at these before any figure: a wrong label or a habit of the model shows at once.
 """
@@ -46,7 +46,7 @@ def main() -> None:
     """Read the command line and write the sheet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--labels", type=Path, required=True)
+    parser.add_argument("--labels", type=Path, default=data.MASKS)
     parser.add_argument("--source", default="ucm", help="family of pictures, such as ucm, airports, dubai")
     parser.add_argument("--concept", default="building")
     parser.add_argument("--prompt", help="the concept when not given")
@@ -57,7 +57,7 @@ def main() -> None:
     args = parser.parse_args()
     segmenter = registry.load(catalog.model("nano").record)
     vocabulary = Vocabulary.from_prompts([args.prompt or args.concept])
-    held = {source.name: source.samples for source in data.sources(args.data, args.labels, held_out=True)}
+    held = {source.name: source.samples for source in data.sources(args.data, args.labels, "test")}
     index = INDEX[args.concept]
     shown = [s for s in held[args.source] if args.every or bool((s.table[:, index][s.codes] == 1).any())][: args.most]
     cells = [cell(s, scores(segmenter, s, vocabulary)[0] >= 0.5, args.concept) for s in shown]

@@ -1,6 +1,6 @@
 """Trains nano from folders of pictures and labels, and exports it.
 
-    python -m geovl.learn.nano.train --data DATA --labels LABELS --weights WEIGHTS --out DIR
+    python -m geovl.learn.nano.train --data DATA --weights WEIGHTS --out DIR
 
 Seeded: each step draws by the seed and its own number, so a run that was interrupted and
 goes on from ``DIR/checkpoint.pt`` sees what it would have seen. A GPU is used when
@@ -14,14 +14,16 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from geovl.learn.nano import augment, data, export, rendered, vocabulary
+from geovl.learn.nano import augment, calibrate, data, export, rendered, vocabulary
 from geovl.learn.nano.concepts import CONCEPTS, UNKNOWN
 from geovl.learn.nano.model import NanoNet, class_logits, load_encoder
 from geovl.segmenters.nano.text import TextTable
@@ -29,6 +31,8 @@ from geovl.segmenters.nano.text import TextTable
 log = logging.getLogger(__name__)
 
 _CHECKPOINT_SECONDS = 120
+_STICKY = ("ucm", "tags", "airports", "runways")
+"""Sources over whose pictures rendered objects are pasted."""
 LEAST_SAMPLES = 5
 """A concept with fewer labelled pictures is not offered by the exported model."""
 
@@ -37,24 +41,47 @@ LEAST_SAMPLES = 5
 class Recipe:
     """What a training run depends on."""
 
-    steps: int = 3000
+    steps: int = 6000
     size: int = 256
     """Side of a training crop, pixels."""
     batch: int = 12
+    finish: int = 1300
+    """Steps after these, on crops as they are: nothing is mixed or pasted."""
     rate: float = 1.5e-3
+    finish_rate: float = 8e-4
+    """The rate with which the finish begins."""
     encoder_rate: float = 0.25
     """Learning rate of the encoder, as a share of ``rate``."""
     decay: float = 0.998
     """Of the moving average of the weights, a step."""
-    airfields: int = 240
+    airfields: int = 300
     """Airfields to draw over real ground."""
-    scenes: int = 900
+    scenes: int = 1800
     """Whole scenes to render."""
+    stickers: float = 0.15
+    """Share of real crops over which rendered objects are pasted."""
+    mixed: float = 0.3
+    """Share of crops of which a rectangle is another crop's."""
+    distractors: int = 4
+    """Phrases asked at every step that no picture shows."""
     choice: float = 0.4
     """Weight of the loss that sets concepts against each other."""
-    calibration: int = 24
+    calibration: int = 60
     """Batches that calibrate the scores."""
+    bf16: bool = True
+    """Compute convolutions in bfloat16: on processors and GPUs that have it, twice as fast."""
     seed: int = 0
+
+    def rate_at(self, step: int) -> float:
+        """Return the learning rate of a step: a short rise, then down a half cosine, once for each part."""
+        late = step >= self.steps
+        done, length = (step - self.steps, self.finish) if late else (step, self.steps)
+        return cosine(self.finish_rate if late else self.rate, done, done / max(length, 1))
+
+
+def cosine(rate: float, step: int, share: float) -> float:
+    """Return a rate that rises over 60 steps and falls to a fiftieth as ``share`` goes from 0 to 1."""
+    return rate * min(1.0, (step + 1) / 60) * (0.02 + 0.98 * (1 + math.cos(math.pi * share)) / 2)
 
 
 class Trainee(torch.nn.Module):
@@ -67,8 +94,17 @@ class Trainee(torch.nn.Module):
         self.bias = torch.nn.Parameter(torch.full((len(CONCEPTS),), -4.0))
 
     def forward(self, pixels: Tensor, text: Tensor) -> Tensor:
-        """Map pixels (n, 3, h, w) and text (concepts, 128) to logits (n, concepts, h / 4, w / 4)."""
-        return class_logits(self.net(pixels), text, self.bias, self.scale.exp())
+        """Compare locations with phrases.
+
+        Args:
+            pixels: (n, 3, h, w).
+            text: (concepts + others, 128): one phrase for each concept, then any others.
+
+        Returns:
+            Logits (n, concepts + others, h / 4, w / 4).
+        """
+        others = self.bias.mean().expand(len(text) - len(self.bias))
+        return class_logits(self.net(pixels), text, torch.cat([self.bias, others]), self.scale.exp())
 
 
 def loss_of(logits: Tensor, targets: Tensor, choice: float = 0.4) -> Tensor:
@@ -113,26 +149,30 @@ def _choice(logits: Tensor, known: Tensor, truth: Tensor) -> Tensor:
 
 
 def draw(
-    sources: list[data.Source], recipe: Recipe, rng: np.random.Generator
+    sources: list[data.Source],
+    recipe: Recipe,
+    rng: np.random.Generator,
+    stickers: augment.Stickers | None = None,
+    *,
+    mixed: float = 0.0,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Draw one batch: pixels uint8 (n, 3, s, s), targets uint8 (n, concepts, s / 4, s / 4)."""
     shares = np.array([source.share for source in sources])
-    picked = rng.choice(len(sources), recipe.batch, p=shares / shares.sum())
     pairs = []
-    for index in picked:
+    for index in rng.choice(len(sources), recipe.batch, p=shares / shares.sum()):
         source = sources[index]
-        sample = source.samples[int(rng.integers(len(source.samples)))]
-        pairs.append(augment.crop(sample, source.zoom, recipe.size, rng))
-    return np.stack([p for p, _ in pairs]), np.stack([t for _, t in pairs])
+        sticky = stickers is not None and source.name in _STICKY and rng.random() < recipe.stickers
+        over = stickers if sticky else None
+        pairs.append(augment.crop(source.pick(rng), source.zoom, recipe.size, rng, over))
+    pixels, targets = np.stack([p for p, _ in pairs]), np.stack([t for _, t in pairs])
+    if mixed > 0:
+        augment.mix(pixels, targets, mixed, rng)
+    return pixels, targets
 
 
 def taught(sources: list[data.Source]) -> tuple[str, ...]:
     """Return the concepts that enough training pictures show."""
-    count = np.zeros(len(CONCEPTS), int)
-    for source in sources:
-        for sample in source.samples:
-            used = np.bincount(sample.codes.ravel(), minlength=len(sample.table)) > 20
-            count += (sample.table[used[: len(sample.table)]] == 1).any(axis=0)
+    count = np.sum([data.present(sample) for source in sources for sample in source.samples], axis=0)
     return tuple(name for name, seen in zip(CONCEPTS, count, strict=True) if seen >= LEAST_SAMPLES)
 
 
@@ -150,53 +190,175 @@ def text_batch(table: TextTable, words: dict[str, tuple[str, ...]], rng: np.rand
     return torch.from_numpy(np.stack(rows))
 
 
-def calibrate(net: Trainee, sources: list[data.Source], text: Tensor, recipe: Recipe) -> NDArray[np.float32]:
-    """Return the bias per concept that puts the best overlap on training pictures at a score of 0.5.
+def distract(table: TextTable, count: int, rng: np.random.Generator) -> Tensor:
+    """Return the vectors of ``count`` phrases that no training picture shows, (count, 128)."""
+    picked = rng.choice(len(vocabulary.DISTRACTORS), count, replace=False)
+    rows = [table.embed(vocabulary.DISTRACTORS[index]) for index in picked]
+    return torch.from_numpy(np.stack([np.zeros(128, np.float32) if row is None else row for row in rows]))
 
-    Training pictures, newly cropped, are used, so that held-out figures stay honest.
+
+def save(
+    net: Trainee, sides: dict[data.Side, list[data.Source]], table: TextTable, recipe: Recipe, lexicon: Path, out: Path
+) -> None:
+    """Write ``nano.onnx`` and ``concepts.json`` to ``out``.
+
+    Args:
+        net: The trained network.
+        sides: What it was trained on, and pictures kept aside. Scores are calibrated on new crops of both, as
+            many of each: few pictures are kept aside, and many concepts are on none of them.
+        table: Phrases to vectors.
+        recipe: The dials.
+        lexicon: Synonyms.
+        out: Folder.
     """
-    rng = np.random.default_rng(recipe.seed + 1)
-    grid = np.linspace(-4, 4, 81)
-    hits, union = np.zeros((len(CONCEPTS), 81)), np.zeros((len(CONCEPTS), 81))
-    device = next(net.parameters()).device
-    for _ in range(recipe.calibration):
-        pixels, targets = draw(sources, recipe, rng)
-        with torch.inference_mode():
-            logits = net(torch.from_numpy(pixels).to(device), text.to(device)).cpu()
-        for index in range(len(CONCEPTS)):
-            truth = targets[:, index]
-            known = truth != UNKNOWN
-            value, yes = logits[:, index].numpy()[known], truth[known] == 1
-            edges = [-np.inf, *grid, np.inf]
-            good = np.histogram(value[yes], edges)[0]
-            bad = np.histogram(value[~yes], edges)[0]
-            above_good = good[::-1].cumsum()[::-1][1:]
-            above_bad = bad[::-1].cumsum()[::-1][1:]
-            hits[index] += above_good
-            union[index] += yes.sum() + above_bad
-    best = (hits / np.maximum(union, 1)).argmax(axis=1)
-    shift = np.where(hits.max(axis=1) > 0, grid[best], 0.0)
-    bias: NDArray[np.float32] = net.bias.detach().cpu().numpy() - shift.astype(np.float32)
-    return bias
-
-
-def save(net: Trainee, sources: list[data.Source], table: TextTable, recipe: Recipe, lexicon: Path, out: Path) -> None:
-    """Write ``nano.onnx`` and ``concepts.json`` to ``out``."""
     words = vocabulary.phrases(lexicon)
     net.eval()
     export.round_weights(net.net)  # so that what is calibrated is what is written
-    bias = calibrate(net, sources, text_batch(table, words, None), recipe)
-    export.export(net.net, float(net.scale.exp()), out / "nano.onnx")
-    names = taught(sources)
-    record = {
-        name: {"bias": round(float(bias[CONCEPTS.index(name)]), 4), "phrases": list(words[name])} for name in names
-    }
+    text = text_batch(table, words, None)
+
+    def count(side: data.Side) -> calibrate.Counts:
+        def drawn(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+            return draw(sides[side], recipe, rng)
+
+        return calibrate.Counts.of(net, drawn, text, recipe.calibration, recipe.seed + 1)
+
+    fitted = calibrate.fit(count("calibrate") + count("train"))
+    export.export(net.net, float(net.scale.detach().exp()), out / "nano.onnx")
+    bias = net.bias.detach().cpu().numpy()
+    record = {}
+    for name in taught(sides["train"]):
+        index = CONCEPTS.index(name)
+        slope, middle = float(fitted.slope[index]), float(fitted.middle[index])
+        record[name] = {
+            "slope": round(slope, 4),
+            "bias": round(slope * (float(bias[index]) - middle), 4),
+            "phrases": list(words[name]),
+        }
     (out / "concepts.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
 
 
-def train(  # noqa: PLR0915 - one loop, read from top to bottom
-    root: Path, labels: Path, weights: Path, text: Path, out: Path, recipe: Recipe
-) -> None:
+def autocast(device: torch.device, recipe: Recipe) -> torch.autocast:
+    """Return the context in which the network is run."""
+    able = device.type == "cuda" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001
+    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16 and able)
+
+
+def gather(root: Path, labels: Path, recipe: Recipe) -> dict[data.Side, list[data.Source]]:
+    """Read and render what to train on and what to calibrate on."""
+    sides: dict[data.Side, list[data.Source]] = {}
+    sides["train"] = data.sources(root, labels, "train")
+    ground = [sample for source in sides["train"] if source.name == "tags" for sample in source.samples]
+    drawn = list(rendered.airfields(ground, recipe.airfields, recipe.seed))
+    sides["train"].append(data.Source("airfields", 0.08, (0.5, 2.0), drawn))
+    whole = rendered.scenes(recipe.scenes, recipe.seed)
+    sides["train"].append(data.Source("scenes", 0.28, (0.5, 1.6), whole))
+    sides["train"] = [source for source in sides["train"] if source.samples]
+    fresh = rendered.scenes(recipe.scenes // 12, recipe.seed + 1)
+    sides["calibrate"] = [*data.sources(root, labels, "calibrate"), data.Source("scenes", 0.28, (0.5, 1.6), fresh)]
+    # a source of which nothing is kept aside is calibrated on its training pictures
+    kept = {source.name for source in sides["calibrate"]}
+    sides["calibrate"] += [source for source in sides["train"] if source.name not in kept]
+    sides["calibrate"] = [source for source in sides["calibrate"] if source.samples]
+    return sides
+
+
+class Training:
+    """A network on its way: weights, their moving average, and the optimizer.
+
+    Args:
+        recipe: The dials.
+        weights: safetensors file of the encoder's start.
+    """
+
+    def __init__(self, recipe: Recipe, weights: Path) -> None:
+        self.recipe = recipe
+        self.step = 0
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.manual_seed(recipe.seed)
+        self.live, self.mean = (Trainee().to(self.device, memory_format=torch.channels_last) for _ in range(2))
+        load_encoder(self.live.net, weights)
+        self.mean.load_state_dict(self.live.state_dict())
+        encoder: list[torch.nn.Parameter] = []
+        rest: list[torch.nn.Parameter] = []
+        for name, value in self.live.named_parameters():
+            (encoder if name.startswith(("net.stem", "net.blocks")) else rest).append(value)
+        groups = [{"params": encoder, "share": recipe.encoder_rate}, {"params": rest, "share": 1.0}]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=1e-4)
+
+    def advance(self, pixels: NDArray[np.uint8], targets: NDArray[np.uint8], phrases: Tensor, rate: float) -> float:
+        """Learn from one batch and return its loss.
+
+        Args:
+            pixels: (n, 3, s, s).
+            targets: (n, concepts, s / 4, s / 4): 1 present, 0 absent, 255 unknown.
+            phrases: (concepts + others, 128); the others are shown nowhere.
+            rate: Learning rate.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["share"]
+        others = len(phrases) - targets.shape[1]
+        truth = functional.pad(torch.from_numpy(targets), (0, 0, 0, 0, 0, others)).to(self.device)
+        with autocast(self.device, self.recipe):
+            logits = self.live(torch.from_numpy(pixels).to(self.device), phrases.to(self.device))
+        loss = loss_of(logits.float(), truth, self.recipe.choice)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.live.parameters(), 5.0)
+        self.optimizer.step()
+        keep = min(self.recipe.decay, (1 + self.step) / (20 + self.step))
+        with torch.no_grad():
+            for average, current in zip(self.mean.parameters(), self.live.parameters(), strict=True):
+                average.lerp_(current, 1 - keep)
+        self.step += 1
+        return float(loss.detach())
+
+    def save(self, path: Path) -> None:
+        """Write everything that going on needs; the file is whole or the old one."""
+        parts = {"live": self.live, "mean": self.mean, "optimizer": self.optimizer}
+        torch.save(
+            {name: part.state_dict() for name, part in parts.items()} | {"step": self.step}, path.with_suffix(".new")
+        )
+        path.with_suffix(".new").replace(path)
+
+    def load(self, path: Path) -> None:
+        """Go on from what :meth:`save` wrote."""
+        state = torch.load(path, weights_only=True, map_location=self.device)
+        self.live.load_state_dict(state["live"])
+        self.mean.load_state_dict(state["mean"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """Where batches come from: pictures, phrases, and objects to paste."""
+
+    sides: dict[data.Side, list[data.Source]]
+    table: TextTable
+    words: dict[str, tuple[str, ...]]
+    stickers: augment.Stickers | None
+
+    @classmethod
+    def read(cls, root: Path, labels: Path, text: Path, recipe: Recipe) -> Self:
+        """Read and render everything; arguments as for :func:`train`."""
+        cv2.setNumThreads(1)  # crops are small; the cores are the network's
+        sides = gather(root, labels, recipe)
+        log.info("%s", {source.name: len(source.samples) for source in sides["train"]})
+        scenes = [sample for source in sides["train"] if source.name == "scenes" for sample in source.samples]
+        stickers = augment.Stickers(scenes, rendered.OBJECTS, (0.5, 1.6)) if scenes else None
+        return cls(sides, TextTable.load(text), vocabulary.phrases(text / "lexicon.json"), stickers)
+
+    def batch(self, recipe: Recipe, step: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], Tensor]:
+        """Return the pixels, targets and phrases of a step: always the same for a seed."""
+        rng = np.random.default_rng((recipe.seed, step))
+        late = step >= recipe.steps
+        stickers, mixed = (None, 0.0) if late else (self.stickers, recipe.mixed)
+        pixels, targets = draw(self.sides["train"], recipe, rng, stickers, mixed=mixed)
+        asked = text_batch(self.table, self.words, rng)
+        return pixels, targets, torch.cat([asked, distract(self.table, recipe.distractors, rng)])
+
+
+def train(root: Path, labels: Path, weights: Path, text: Path, out: Path, recipe: Recipe) -> None:
     """Train, with a checkpoint every two minutes and at the end, and export the moving average of the weights.
 
     Args:
@@ -208,69 +370,34 @@ def train(  # noqa: PLR0915 - one loop, read from top to bottom
         recipe: The dials.
     """
     out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(recipe.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    sources = data.sources(root, labels, held_out=False)
-    ground = [sample for source in sources if source.name == "tags" for sample in source.samples]
-    drawn = list(rendered.airfields(ground, recipe.airfields, recipe.seed))
-    sources.append(data.Source("airfields", 0.12, (0.5, 2.0), drawn))
-    sources.append(data.Source("scenes", 0.28, (0.5, 1.6), list(rendered.scenes(recipe.scenes, recipe.seed))))
-    sources = [source for source in sources if source.samples]
-    log.info("%s", {source.name: len(source.samples) for source in sources})
-    table, words = TextTable.load(text), vocabulary.phrases(text / "lexicon.json")
-    live, mean = Trainee().to(device), Trainee().to(device)
-    load_encoder(live.net, weights)
-    mean.load_state_dict(live.state_dict())
-    encoder = [p for n, p in live.named_parameters() if n.startswith(("net.stem", "net.blocks"))]
-    rest = [p for n, p in live.named_parameters() if not n.startswith(("net.stem", "net.blocks"))]
-    groups = [{"params": encoder, "share": recipe.encoder_rate}, {"params": rest, "share": 1.0}]
-    optimizer = torch.optim.AdamW(groups, weight_decay=1e-4)
-    step = 0
-    checkpoint = out / "checkpoint.pt"
+    lessons, training, checkpoint = (
+        Lessons.read(root, labels, text, recipe),
+        Training(recipe, weights),
+        out / "checkpoint.pt",
+    )
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=device)
-        live.load_state_dict(state["live"])
-        mean.load_state_dict(state["mean"])
-        optimizer.load_state_dict(state["optimizer"])
-        step = state["step"]
-    saved, running = time.monotonic(), 0.0
-    while step < recipe.steps:
-        rng = np.random.default_rng((recipe.seed, step))
-        share = step / recipe.steps
-        rate = recipe.rate * min(1.0, (step + 1) / 60) * (0.02 + 0.98 * (1 + math.cos(math.pi * share)) / 2)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["share"]
-        pixels, targets = draw(sources, recipe, rng)
-        logits = live(torch.from_numpy(pixels).to(device), text_batch(table, words, rng).to(device))
-        loss = loss_of(logits, torch.from_numpy(targets).to(device), recipe.choice)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(live.parameters(), 5.0)
-        optimizer.step()
-        keep = min(recipe.decay, (1 + step) / (20 + step))
-        with torch.no_grad():
-            for average, current in zip(mean.parameters(), live.parameters(), strict=True):
-                average.lerp_(current, 1 - keep)
-        running = float(loss) if step == 0 else 0.98 * running + 0.02 * float(loss)
-        step += 1
-        if step % 20 == 0:
-            log.info("step %d of %d, loss %.4f", step, recipe.steps, running)
-        if time.monotonic() - saved > _CHECKPOINT_SECONDS or step == recipe.steps:
-            state = {"live": live.state_dict(), "mean": mean.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save(state | {"step": step}, checkpoint.with_suffix(".new"))
-            checkpoint.with_suffix(".new").replace(checkpoint)
+        training.load(checkpoint)
+    saved, running = time.monotonic(), None
+    total = recipe.steps + recipe.finish
+    while training.step < total:
+        loss = training.advance(*lessons.batch(recipe, training.step), recipe.rate_at(training.step))
+        running = loss if running is None else 0.98 * running + 0.02 * loss
+        if training.step % 20 == 0:
+            log.info("step %d of %d, loss %.4f", training.step, total, running)
+        if time.monotonic() - saved > _CHECKPOINT_SECONDS or training.step == total:
+            training.save(checkpoint)
             saved = time.monotonic()
-    save(mean, sources, table, recipe, text / "lexicon.json", out)
+    save(training.mean, lessons.sides, lessons.table, recipe, text / "lexicon.json", out)
 
 
 def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of training pictures")
-    parser.add_argument("--labels", type=Path, required=True, help="folder of drawn masks")
+    parser.add_argument("--labels", type=Path, default=data.MASKS, help="folder of drawn masks")
     parser.add_argument("--weights", type=Path, required=True, help="safetensors file of the encoder's start")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint and export")
-    parser.add_argument("--steps", type=int, default=Recipe().steps, help="some 0.7 s each on two cores")
+    parser.add_argument("--steps", type=int, default=Recipe().steps, help="some 0.5 s each on two cores with bf16")
     parser.add_argument("--seed", type=int, default=Recipe().seed)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

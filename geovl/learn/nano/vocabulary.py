@@ -20,6 +20,12 @@ _MORE = {
     "building": ("buildings", "house", "building rooftops"),
     "car": ("cars", "vehicle"),
 }
+DISTRACTORS = (
+    "snow", "glacier", "cloud", "iceberg", "volcano", "lava", "coral reef", "galaxy", "dog", "cat", "elephant", "pizza",
+    "guitar", "music", "happiness", "economy", "shirt", "coffee cup", "book", "television", "face", "wedding", "cheese",
+    "statue", "painting", "kitchen", "furniture", "handwriting", "x-ray", "microscope",
+)  # fmt: skip
+"""What none of the training pictures shows."""
 # the lexicon files these under another concept than the labels do
 _APART = {"runway": {"taxiway"}, "golf course": {"putting green"}}
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnxruntime as ort
@@ -28,10 +29,14 @@ class Concept:
     """Something that nano was taught."""
 
     name: str
+    slope: float
+    """What its dot products are multiplied by, so that scores are like the share of right pixels."""
     bias: float
-    """Added to its logits; puts the best overlap at a score of 0.5."""
+    """Added then; puts the best overlap at a score of 0.5."""
     vector: NDArray[np.float32]
     """float32 (128,), unit length."""
+    experimental: bool
+    """Poor on held-out pictures, or never measured on any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +44,11 @@ class Meaning:
     """What one class of a vocabulary means to nano."""
 
     vector: NDArray[np.float32]
+    """float32 (128,), as long as the slope."""
     bias: float
     similarity: float
     nearest: tuple[str, ...]
+    status: Literal["known", "experimental", "guess"]
 
 
 class NanoSegmenter:
@@ -62,7 +69,9 @@ class NanoSegmenter:
             threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
         )
         options.inter_op_num_threads = 1
-        options.enable_cpu_mem_arena = False  # windows have one size: the arena would only keep peaks
+        # the arena spares the page faults of every window; planned patterns would keep its peak twice
+        options.enable_mem_pattern = False
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leave the cores to the other stages
         self._session = ort.InferenceSession(_FOLDER / "nano.onnx", options, providers=["CPUExecutionProvider"])
         self._text = TextTable.load(_FOLDER)
         self._concepts, self._phrases = _load_concepts(self._text)
@@ -77,8 +86,7 @@ class NanoSegmenter:
         notes = []
         for entry in vocabulary.classes:
             found = self._meaning(entry)
-            status = "known" if found.similarity >= KNOWN else "guess"
-            notes.append(PromptNote(entry.name, status, found.nearest, round(found.similarity, 3)))  # type: ignore[arg-type]
+            notes.append(PromptNote(entry.name, found.status, found.nearest, round(found.similarity, 3)))
         return tuple(notes)
 
     def segment(self, chips: Sequence[Chip], vocabulary: Vocabulary) -> list[Scores]:
@@ -86,40 +94,66 @@ class NanoSegmenter:
         if not chips:
             return []
         meanings = [self._meaning(entry) for entry in vocabulary.classes]
+        text = np.stack([meaning.vector for meaning in meanings])
+        scores = self._run(chips, text, np.array([meaning.bias for meaning in meanings], np.float32), merge=False)
+        return [Scores(values, "probability") for values in scores]
+
+    def familiarity(self, chips: Sequence[Chip]) -> list[NDArray[np.float32]]:
+        """Return the highest score of anything taught; see :class:`geovl.segmenters.base.KnowsUnknown`."""
+        if not chips:
+            return []
+        text = np.stack([concept.vector * np.float32(concept.slope) for concept in self._concepts])
+        bias = np.array([concept.bias for concept in self._concepts], np.float32)
+        return [values[0] for values in self._run(chips, text, bias, merge=True)]
+
+    def _run(
+        self, chips: Sequence[Chip], text: NDArray[np.float32], bias: NDArray[np.float32], *, merge: bool
+    ) -> NDArray[np.float32]:
+        """Score chips against text (classes, 128): float32 (n, classes, h, w), or (n, 1, h, w) of the highest."""
         feed = {
             "pixels": np.stack([chip.pixels for chip in chips]),  # (n, 3, h, w)
-            "text": np.stack([meaning.vector for meaning in meanings]),  # (classes, 128)
-            "bias": np.array([meaning.bias for meaning in meanings], np.float32),
+            "text": text,
+            "bias": bias,
+            "merge": np.array(merge),
         }
-        (scores,) = self._session.run(["scores"], feed)  # (n, classes, h, w)
-        return [Scores(values, "probability") for values in scores]
+        (scores,) = self._session.run(["scores"], feed)
+        return np.asarray(scores, np.float32)
 
     def _find_meaning(self, entry: ClassPrompt) -> Meaning:
         """Look the phrases of a class up, then go by similarity.
 
-        A phrase that the lexicon holds is its concept, whose name was trained most and calibrated. The bias of any
-        other is that of the concepts around it, weighted by similarity.
+        A phrase that the lexicon holds is its concept, whose name was trained most and calibrated. Slope and bias of
+        any other are those of the concepts around it, weighted by similarity.
         """
         for phrase in entry.phrases:
             for form in _forms(phrase):
                 if concept := self._phrases.get(form):
-                    return Meaning(concept.vector, concept.bias, 1.0, (concept.name,))
-        vector = self._text.embed_all(entry.phrases)
-        if vector is None:
+                    vector = concept.vector * np.float32(concept.slope)
+                    return Meaning(vector, concept.bias, 1.0, (concept.name,), _taught(concept))
+        mean = self._text.embed_all(entry.phrases)
+        if mean is None:
             msg = f"Prompt {entry.name!r} holds no word that {self.record.id} knows."
             raise PromptError(msg, f"It was taught: {', '.join(c.name for c in self._concepts)}.")
-        similarity = np.array([float(vector @ concept.vector) for concept in self._concepts])
+        similarity = np.array([float(mean @ concept.vector) for concept in self._concepts])
         order = np.argsort(-similarity)[:3]
-        nearest = tuple(self._concepts[i].name for i in order)
-        if similarity[order[0]] < UNKNOWN:
+        near = [self._concepts[i] for i in order]
+        nearest = tuple(concept.name for concept in near)
+        best = float(similarity[order[0]])
+        if best < UNKNOWN:
             msg = (
-                f"{self.record.id} does not know {entry.name!r} (similarity {similarity[order[0]]:.2f}); "
+                f"{self.record.id} does not know {entry.name!r} (similarity {best:.2f}); "
                 f"the nearest that it was taught are {', '.join(nearest)}."
             )
             raise PromptError(msg, f"It was taught: {', '.join(c.name for c in self._concepts)}.")
-        weight = np.exp(8 * (similarity[order] - similarity[order[0]]))
-        bias = float(np.average([self._concepts[i].bias for i in order], weights=weight))
-        return Meaning(vector, bias, float(similarity[order[0]]), nearest)
+        weight = np.exp(8 * (similarity[order] - best))
+        slope = float(np.average([concept.slope for concept in near], weights=weight))
+        bias = float(np.average([concept.bias for concept in near], weights=weight))
+        status = _taught(near[0]) if best >= KNOWN else "guess"
+        return Meaning(mean * np.float32(slope), bias, best, nearest, status)
+
+
+def _taught(concept: Concept) -> Literal["known", "experimental"]:
+    return "experimental" if concept.experimental else "known"
 
 
 def _forms(phrase: str) -> tuple[str, ...]:
@@ -137,7 +171,9 @@ def _load_concepts(text: TextTable) -> tuple[tuple[Concept, ...], dict[str, Conc
         vector = text.embed(name)
         if vector is None:  # a concept without a vector cannot be asked for
             continue
-        concept = Concept(name, float(entry["bias"]), vector)
+        concept = Concept(
+            name, float(entry["slope"]), float(entry["bias"]), vector, bool(entry.get("experimental", False))
+        )
         concepts.append(concept)
         for phrase in entry["phrases"]:
             phrases.setdefault(phrase.lower(), concept)
