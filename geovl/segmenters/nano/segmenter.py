@@ -59,6 +59,7 @@ class NanoSegmenter:
         threads: Threads of ONNX Runtime; all cores when None.
     """
 
+    # of the labels 64 pixels inside a chip 0.7 % depend on what lies beyond it, of those 128 inside 0.2 %
     halo = 64
     multiple = 32
 
