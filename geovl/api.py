@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from geovl import pipeline, runs, settings
+from geovl import pipeline, runs, settings, sources
 from geovl.errors import UsageError
 from geovl.export.formats import Layer, export, resolve
-from geovl.pipeline import SegmentOptions
-from geovl.raster import find_sources
+from geovl.pipeline import Execution, SegmentOptions
 from geovl.types import Vocabulary
+from geovl.vectors import read_head
 
 
 class Run(runs.Run):
@@ -34,9 +34,15 @@ class Run(runs.Run):
 
 
 def layer(run: runs.Run) -> Layer:
-    """Return what an export of a run needs."""
+    """Return what an export of a run needs.
+
+    Raises:
+        RunError: The segments are missing or damaged.
+    """
     colors = {entry["name"]: entry["color"] for entry in run.manifest["classes"]}
-    return Layer(run.to_geodataframe(), run.path / runs.LABELS, colors, run.id)
+    found = Layer(run.path / runs.SEGMENTS, run.path / runs.LABELS, colors, run.id)
+    read_head(found.file)  # a damaged run is told before the target is touched
+    return found
 
 
 def _store(store: str | Path | None) -> runs.RunStore:
@@ -59,6 +65,7 @@ def segment(
     model: str = "nano",
     store: str | Path | None = None,
     options: SegmentOptions | None = None,
+    execution: Execution | None = None,
 ) -> Run:
     """Segment one raster by words and keep the result as a run.
 
@@ -68,6 +75,7 @@ def segment(
         model: Catalog id.
         store: Folder of runs; ``.geovl`` when None.
         options: Bands, windows, threshold and the like.
+        execution: How it is made: resumed, by dask workers, on which device.
 
     Returns:
         The run: ``to_geodataframe()``, ``labels()``, ``scores()``, ``export()``.
@@ -76,11 +84,14 @@ def segment(
         UsageError: The source names several rasters; use :func:`segment_all`.
         GeovlError: Whatever else is wrong, said in one sentence.
     """
-    found = find_sources(str(source))
+    found = sources.resolve(str(source))
     if len(found) != 1:
         msg = f"{str(source)!r} names {len(found)} rasters; geovl.segment takes one."
         raise UsageError(msg, "Use geovl.segment_all, which returns one run per raster.")
-    return segment_all(found[0], prompts, model=model, store=store, options=options)[0]
+    if execution is not None and execution.shard is not None:
+        msg = "geovl.segment returns a finished run, and a shard is only part of one."
+        raise UsageError(msg, "Use geovl.pipeline.segment for each shard, then geovl.pipeline.merge.")
+    return segment_all(source, prompts, model=model, store=store, options=options, execution=execution)[0]
 
 
 def segment_all(
@@ -90,9 +101,13 @@ def segment_all(
     model: str = "nano",
     store: str | Path | None = None,
     options: SegmentOptions | None = None,
+    execution: Execution | None = None,
 ) -> list[Run]:
-    """Segment every raster of a folder or glob; arguments and errors as in :func:`segment`."""
+    """Segment every raster that a source names; arguments and errors as in :func:`segment`."""
     vocabulary = Vocabulary.from_prompts(prompts)
-    segmenter = pipeline.load_segmenter(model)
-    made = (pipeline.segment(path, vocabulary, segmenter, _store(store), options) for path in find_sources(str(source)))
-    return [Run(run.path) for run in made]
+    segmenter = pipeline.load_segmenter(model, "auto" if execution is None else execution.device)
+    made = (
+        pipeline.segment(entry, vocabulary, segmenter, _store(store), options, execution=execution)
+        for entry in sources.resolve(str(source))
+    )
+    return [Run(run.path) for run in made if run is not None]

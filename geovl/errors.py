@@ -44,6 +44,10 @@ class ModelError(GeovlError):
     """A model that is unknown, lacks an extra, or whose weights are missing or damaged."""
 
 
+class OutOfMemoryError(ModelError):
+    """A batch that does not fit into the memory of the device; a smaller one may."""
+
+
 class CatalogError(GeovlError):
     """A catalog record that does not follow the schema."""
 

@@ -7,7 +7,7 @@ every chip.
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,17 +22,19 @@ from pyproj import CRS, Geod
 from pyproj.exceptions import CRSError, ProjError
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader
 from rasterio.transform import from_gcps
 from rasterio.windows import Window as RioWindow
 
 from geovl.errors import RasterError, SourceError, UsageError
 from geovl.types import Chip, GeoBox, Window
 
-SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img", ".png", ".jpg", ".jpeg", ".webp")
-"""What counts as a raster when a folder is given."""
 BLOCK = 512
 """Side of the tiles of rasters that geovl writes, pixels."""
 
+# Bytes of decoded blocks that are kept. What windows share is then decoded once, for rasters up to some 10,000
+# pixels wide; of wider ones the rows that two rows of windows share are decoded twice.
+_CACHE = 64 << 20
 _SAMPLE_SIDE = 1024
 _SAMPLE_BLOCKS = 8  # blocks an axis, when there are no overviews
 _PLAUSIBLE_RATIO = 20_000  # bytes of pixels a byte of file; deflate stops near 1000
@@ -75,32 +77,6 @@ class Stretch:
         return out
 
 
-def find_sources(source: str) -> list[str]:
-    """List the rasters that a path, folder or glob names, sorted.
-
-    Raises:
-        SourceError: Nothing there.
-    """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        found = sorted(str(p) for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
-        if not found:
-            msg = f"Folder {source!r} holds no raster ({', '.join(SUFFIXES)})."
-            raise SourceError(msg, "Give a file, or a glob such as 'tiles/*.tif'.")
-        return found
-    if not path.exists() and re.search(r"[*?\[]", path.name):
-        root = path.parent
-        found = sorted(str(p) for p in root.glob(path.name) if p.is_file()) if root.is_dir() else []
-        if not found:
-            msg = f"No file matches {source!r}."
-            raise SourceError(msg, "Quote the glob, and check it with: ls " + source)
-        return found
-    if not path.exists() and not source.startswith("/vsi"):
-        msg = f"{source!r} does not exist."
-        raise SourceError(msg, "Give a GeoTIFF (or anything GDAL reads), a folder, a glob or a VRT.")
-    return [str(path) if path.exists() else source]
-
-
 class Raster:
     """An open raster; use as a context manager.
 
@@ -110,6 +86,7 @@ class Raster:
             colour interpretation or band names when not given.
         stretch: ``auto`` (8 bit as it is, else percentiles 2 and 98), ``none``,
             ``minmax``, or two percentiles such as ``"1,99"``.
+        drivers: GDAL drivers that may open it; any where None.
 
     Raises:
         SourceError: Not a raster, or damaged.
@@ -117,14 +94,20 @@ class Raster:
         UsageError: A band that does not exist, or a stretch that means nothing.
     """
 
-    def __init__(self, path: str, bidx: tuple[int, ...] | None = None, stretch: str = "auto") -> None:
+    def __init__(
+        self,
+        path: str,
+        bidx: tuple[int, ...] | None = None,
+        stretch: str = "auto",
+        drivers: Sequence[str] | None = None,
+    ) -> None:
         self._percentiles = parse_stretch(stretch)
         self._stretch_name = stretch
-        self._stack = rasterio.Env(GDAL_CACHEMAX=64, GDAL_NUM_THREADS="2")
+        self._stack = rasterio.Env(GDAL_CACHEMAX=_CACHE, GDAL_NUM_THREADS="2")
         self._stack.__enter__()
         try:
-            with _reading(path):
-                self._dataset = rasterio.open(path)
+            self._path, self._drivers = path, drivers
+            self._open()
             self._check(path)
             self.info = _describe(self._dataset, path, bidx)
             self._palette = _palette(self._dataset, self.info.bands)
@@ -140,6 +123,21 @@ class Raster:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+    def _open(self) -> None:
+        path, drivers = self._path, self._drivers
+        with _reading(path):
+            # rasterio.open takes one driver only
+            self._dataset = rasterio.open(path) if drivers is None else DatasetReader(path, driver=list(drivers))
+
+    def reopen(self) -> None:
+        """Open the file anew, after a read that failed: GDAL may serve the block that it could not read as if it had.
+
+        Raises:
+            SourceError: It is gone.
+        """
+        self._dataset.close()
+        self._open()
 
     def close(self) -> None:
         """Release the file."""

@@ -2,7 +2,8 @@
 
 A run is built in a hidden folder, ``.<id>.<pid>.partial``, and renamed to ``<id>`` as its
 last act. Whatever interrupts the work, a folder with a run's name holds a finished run.
-Partial folders of processes that are gone are removed when the next run is made.
+Partial folders of processes that are gone are removed when the next run is made. What was
+made of an unfinished run lies in a hidden folder of its own (:mod:`geovl.work`).
 """
 
 import difflib
@@ -12,7 +13,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geovl.errors import RunError
+from geovl.work import Work, unfinished
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -175,35 +177,78 @@ class RunStore:
         msg = f"No run is called {run_id!r} in {self.folder}."
         raise RunError(msg, f"Near: {', '.join(near)}" if near else "List them with: geovl runs list")
 
+    def unfinished(self, run_id: str | None = None) -> Work:
+        """Return an unfinished run by id, or the only one.
+
+        Raises:
+            RunError: There is none, or more than one and no id was given.
+        """
+        found = unfinished(self.folder)
+        if run_id is not None:
+            found = [work for work in found if work.id == run_id]
+        if len(found) == 1:
+            return found[0]
+        named = f" called {run_id!r}" if run_id is not None else ""
+        if not found:
+            msg = f"There is no unfinished run{named} in {self.folder}."
+            raise RunError(msg, "List what there is with: geovl runs list")
+        msg = f"There are {len(found)} unfinished runs in {self.folder}."
+        raise RunError(msg, f"Name one: {', '.join(work.id for work in found)}")
+
+    def list_unfinished(self) -> Sequence[Work]:
+        """Return the unfinished runs, oldest first."""
+        return unfinished(self.folder)
+
     def remove(self, run_id: str) -> None:
-        """Delete a run: first out of sight, then from disk, so that no half run is ever listed."""
+        """Delete a run, unfinished ones too: first out of sight, then from disk, so that no half run is ever listed."""
+        for work in unfinished(self.folder):
+            if work.id == run_id:
+                with work.claimed(alone=True):  # not while somebody is at it
+                    work.remove()
+                return
         run = self.get(run_id)
         doomed = self.folder / f".{run.id}.{os.getpid()}.partial"
         run.path.rename(doomed)
         shutil.rmtree(doomed)
 
     @contextmanager
-    def create(self) -> "Iterator[Draft]":
+    def create(self, run_id: str | None = None) -> "Iterator[Draft]":
         """Open a draft; it is removed again unless :meth:`Draft.commit` was reached.
 
+        Args:
+            run_id: Its id; by the time where None.
+
         Raises:
-            RunError: The store cannot be written.
+            RunError: The store cannot be written, or has such a run already.
         """
-        now = datetime.now(UTC)
-        run_id = f"{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}-{secrets.token_hex(2)}"
+        run_id = run_id or new_id()
+        target = self.folder / run_id
+        if target.exists():
+            msg = f"There is a run {run_id!r} in {self.folder} already."
+            raise RunError(msg, f"Remove it: geovl runs remove {run_id}")
         hidden = self.folder / f".{run_id}.{os.getpid()}.partial"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+        with self.writable():
             self._sweep()
             hidden.mkdir()
-        except OSError as error:
-            msg = f"Runs cannot be kept in {self.folder}: {error.strerror}."
-            raise RunError(msg, "Choose another folder with --store") from error
-        draft = Draft(run_id, hidden, self.folder / run_id, now)
+        draft = Draft(run_id, hidden, target, datetime.now(UTC))
         try:
             yield draft
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
+
+    @contextmanager
+    def writable(self) -> "Iterator[None]":
+        """Make the folder, and say it in a sentence where that fails.
+
+        Raises:
+            RunError: The store cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            yield
+        except OSError as error:
+            msg = f"Runs cannot be kept in {self.folder}: {error.strerror}."
+            raise RunError(msg, "Choose another folder with --store") from error
 
     def _sweep(self) -> None:
         """Remove what processes that no longer exist left behind."""
@@ -235,6 +280,12 @@ class Draft:
             os.fsync(file.fileno())
         self.folder.rename(self.target)
         return Run(self.target)
+
+
+def new_id() -> str:
+    """Return an id that sorts by time."""
+    now = datetime.now(UTC)
+    return f"{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}-{secrets.token_hex(2)}"
 
 
 def sha256(path: Path) -> str:

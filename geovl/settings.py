@@ -4,6 +4,7 @@
 | --- | --- | --- |
 | ``GEOVL_STORE`` | folder of runs | ``.geovl`` in the working folder |
 | ``GEOVL_CATALOG`` | folder of catalog records | the records shipped with geovl |
+| ``GEOVL_OFFLINE`` | any value but 0: a source that needs the network is an error | off |
 | ``GEOVL_DEBUG`` | any value: show tracebacks | off |
 """
 

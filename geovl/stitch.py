@@ -5,17 +5,19 @@ that run linearly from one to the other, first along columns, then along rows. M
 written ``a + w * (b - a)``: where both windows agree the result is bit for bit their
 score, so a per-pixel model gives the same raster for every window size.
 
+A band needs nothing of the bands around it until its zones are mixed (:func:`settle`):
+bands can be made in any order and on any machine, with the same result.
+
 Kept in memory: the labels and scores of one band of windows (2 bytes a pixel) and the
 float scores of its zones. Nothing grows with the height of the raster.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geovl.types import Axis, Window, WindowGrid
+from geovl.types import Window, WindowGrid
 
 SCORE_SCALE = 254
 """Scores are stored as uint8: ``round(score * SCORE_SCALE)``."""
@@ -24,13 +26,24 @@ SCORE_NODATA = 255
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """Finished rows of the output, over the raster's whole width."""
+    """Rows of the output, over the raster's whole width, that one row of windows decides."""
 
+    row: int
+    """Row of windows in the grid."""
     window: Window
+    """Rows of the raster, from the zone shared with the band above to that shared with the band below."""
     labels: NDArray[np.unsignedinteger]
     """(height, width): 0 background, i + 1 class i, ``nodata`` where the source has none."""
     scores: NDArray[np.uint8]
     """(height, width): score of the winning class in 1/254; 255 where the source has no data."""
+    unknown: NDArray[np.uint8] | None
+    """(height, width): how unlike everything taught, in 1/254, 255 without data; None where it was not asked for."""
+    above: NDArray[np.float32] | None
+    """(channels, zone, width): this band's own scores in the zone shared with the band above, which are still to be
+    mixed with that band's; None once they are, and in the first band. Channels are the classes and, where it was
+    asked for, how unknown a pixel is."""
+    below: NDArray[np.float32] | None
+    """(channels, zone, width): the same for the band below; None in the last band."""
 
 
 def _ramp(length: int) -> NDArray[np.float32]:
@@ -93,85 +106,128 @@ def decide(
     best[...] = np.rint(top * SCORE_SCALE).astype(np.uint8)
 
 
-class Stitcher:
-    """Takes the windows of a grid in order and gives back finished bands.
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How scores become labels."""
 
-    Args:
-        grid: The plan; windows must come in its order.
-        classes: Number of classes.
-        threshold: Lowest score of a class, 0..1.
-        nodata: Label of pixels without data; also decides uint8 or uint16.
-    """
+    classes: int
+    threshold: float
+    """Lowest score of a class, 0..1."""
+    nodata: int
+    """Label of pixels without data; also decides uint8 or uint16."""
+    unknown: bool = False
+    """Whether a last channel of the scores says how unknown a pixel is."""
 
-    def __init__(self, grid: WindowGrid, classes: int, threshold: float, nodata: int) -> None:
-        self._grid = grid
-        self._threshold = threshold
-        self._nodata = nodata
-        self._classes = classes
-        self._dtype = np.uint8 if nodata <= 255 else np.uint16
-        self._width = grid.cols.starts[-1] + grid.cols.size
-        self._below: NDArray[np.float32] | None = None  # row zone of the band above: (classes, zone, width)
-        self._next_below: NDArray[np.float32] | None = None
-        self._right: NDArray[np.float32] | None = None  # column zone of the window to the left: (classes, rows, zone)
-        self._labels: NDArray[np.unsignedinteger]
-        self._scores: NDArray[np.uint8]
+    @property
+    def channels(self) -> int:
+        """Channels of the scores."""
+        return self.classes + self.unknown
 
-    def add(self, row: int, col: int, probabilities: NDArray[np.float32], valid: NDArray[np.bool_]) -> Iterator[Band]:
-        """Take the scores of the window at grid position (row, col).
+    @property
+    def dtype(self) -> type[np.unsignedinteger]:
+        """Of the labels."""
+        return np.uint8 if self.nodata <= 255 else np.uint16
+
+    def write(self, scores: NDArray[np.float32], band: Band, rows: slice, columns: slice) -> None:
+        """Decide part of a band, in place; pixels without data are left for the caller to mark.
 
         Args:
-            row: Grid row.
-            col: Grid column.
-            probabilities: float32 (classes, height, width), 0..1, of the window's size.
+            scores: float32 (channels, height, width), 0..1.
+            band: Receives the result.
+            rows: Of the band.
+            columns: Of the band.
+        """
+        decide(scores[: self.classes], self.threshold, band.labels[rows, columns], band.scores[rows, columns])
+        if band.unknown is not None:
+            band.unknown[rows, columns] = np.rint(np.clip(scores[-1], 0, 1) * SCORE_SCALE).astype(np.uint8)
+
+
+class Stitcher:
+    """Takes the windows of one row of a grid, from left to right, and gives back its band.
+
+    Args:
+        grid: The plan.
+        row: Row of the grid.
+        decision: How scores become labels.
+    """
+
+    def __init__(self, grid: WindowGrid, row: int, decision: Decision) -> None:
+        self._cols = grid.cols
+        self._decision = decision
+        self._start = grid.rows.starts[row]
+        self._above, self._below = grid.rows.zone_before(row), grid.rows.zone_after(row)
+        self._right: NDArray[np.float32] | None = None  # zone of the window to the left: (channels, rows, zone)
+        top, bottom = self._above[0], self._below[0]
+        width = grid.cols.starts[-1] + grid.cols.size
+        shape = (bottom - top, width)
+        self._band = Band(
+            row,
+            Window(top, 0, *shape),
+            np.empty(shape, decision.dtype),
+            np.empty(shape, np.uint8),
+            np.empty(shape, np.uint8) if decision.unknown else None,
+            self._zone(self._above, width) if row else None,
+            self._zone(self._below, width) if row < len(grid.rows.starts) - 1 else None,
+        )
+
+    def _zone(self, zone: tuple[int, int], width: int) -> NDArray[np.float32]:
+        return np.empty((self._decision.channels, zone[1] - zone[0], width), np.float32)
+
+    def add(self, col: int, scores: NDArray[np.float32], valid: NDArray[np.bool_]) -> Band | None:
+        """Take the scores of a window.
+
+        Args:
+            col: Column of the grid; columns must come in order.
+            scores: float32 (channels, height, width), 0..1, of the window's size.
             valid: bool (height, width), True where the source has data.
 
-        Yields:
-            The band that this window completes, if it completes one.
+        Returns:
+            The band with the last window, None before.
         """
-        rows, cols = self._grid.rows, self._grid.cols
-        top, bottom = self._band_rows(rows, row)
-        if col == 0:
-            self._start_band(rows, row, bottom - top)
+        cols, band = self._cols, self._band
         start = cols.starts[col]
         left, right = cols.zone_before(col), cols.zone_after(col)
         if self._right is not None:
             zone = slice(left[0] - start, left[1] - start)
-            probabilities = probabilities.copy()
-            probabilities[:, :, zone] = _mix(self._right, probabilities[:, :, zone], _ramp(left[1] - left[0]))
+            scores = scores.copy()
+            scores[:, :, zone] = _mix(self._right, scores[:, :, zone], _ramp(left[1] - left[0]))
         last = col == len(cols.starts) - 1
-        self._right = None if last else probabilities[:, :, right[0] - start : right[1] - start].copy()
-        self._finish(row, (left[0], right[0]), probabilities[:, :, left[0] - start : right[0] - start])
-        # Every window that sees a pixel reads the same mask, so the last one to write it is as good as any.
-        hidden = ~valid[top - rows.starts[row] : bottom - rows.starts[row], left[0] - start : right[0] - start]
-        self._labels[:, left[0] : right[0]][hidden] = self._nodata
-        self._scores[:, left[0] : right[0]][hidden] = SCORE_NODATA
-        if last:
-            self._below = self._next_below
-            yield Band(Window(top, 0, bottom - top, self._width), self._labels, self._scores)
+        self._right = None if last else scores[:, :, right[0] - start : right[1] - start].copy()
+        columns = slice(left[0], right[0])
+        part = scores[:, :, left[0] - start : right[0] - start]
+        for zone_rows, kept in ((self._above, band.above), (self._below, band.below)):
+            if kept is not None:
+                kept[:, :, columns] = part[:, zone_rows[0] - self._start : zone_rows[1] - self._start]
+        rows = slice(self._above[0] - self._start, self._below[0] - self._start)
+        self._decision.write(part[:, rows], band, slice(None), columns)
+        # every window that sees a pixel reads the same mask, so the last one to write it is as good as any
+        hidden = ~valid[rows, left[0] - start : right[0] - start]
+        band.labels[:, columns][hidden] = self._decision.nodata
+        for shares in (band.scores, band.unknown):
+            if shares is not None:
+                shares[:, columns][hidden] = SCORE_NODATA
+        return band if last else None
 
-    @staticmethod
-    def _band_rows(rows: Axis, row: int) -> tuple[int, int]:
-        """Rows [top, bottom) that are final once grid row ``row`` is done."""
-        return rows.zone_before(row)[0], rows.zone_after(row)[0]
 
-    def _start_band(self, rows: Axis, row: int, height: int) -> None:
-        self._labels = np.empty((height, self._width), self._dtype)
-        self._scores = np.empty((height, self._width), np.uint8)
-        zone = rows.zone_after(row)
-        self._next_below = np.empty((self._classes, zone[1] - zone[0], self._width), np.float32)
+def settle(band: Band, before: NDArray[np.float32], decision: Decision) -> Band:
+    """Mix the zone that a band shares with the band above, in place.
 
-    def _finish(self, row: int, span: tuple[int, int], part: NDArray[np.float32]) -> None:
-        """Mix with the band above, decide what is final, keep what the band below needs."""
-        rows = self._grid.rows
-        start = rows.starts[row]
-        above, below = rows.zone_before(row), rows.zone_after(row)
-        columns = slice(*span)
-        height = above[1] - above[0]
-        if self._next_below is not None:
-            self._next_below[:, :, columns] = part[:, below[0] - start : below[1] - start]
-        final = part[:, above[0] - start : below[0] - start]
-        if height and self._below is not None:
-            final = final.copy()
-            weights = _ramp(height)[:, None]
-            final[:, :height] = _mix(self._below[:, :, columns], final[:, :height], weights)
-        decide(final, self._threshold, self._labels[:, columns], self._scores[:, columns])
+    Args:
+        band: One that still has ``above``.
+        before: ``below`` of the band above.
+        decision: As for the :class:`Stitcher`.
+
+    Returns:
+        The band, settled.
+    """
+    if band.above is None:
+        return band
+    zone = slice(0, before.shape[1])
+    hidden = band.labels[zone] == decision.nodata
+    mixed = _mix(before, band.above, _ramp(before.shape[1])[:, None])
+    decision.write(mixed, band, zone, slice(None))
+    band.labels[zone][hidden] = decision.nodata
+    for shares in (band.scores, band.unknown):
+        if shares is not None:
+            shares[zone][hidden] = SCORE_NODATA
+    return replace(band, above=None)

@@ -216,3 +216,28 @@ class ModelRecord:
     """Metres per pixel that the model was trained for: finest, coarsest."""
     license: str
     """SPDX expression of the weights' licence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Polygons:
+    """Polygons as flat columns, as they flow from the raster to files."""
+
+    coordinates: "NDArray[np.float64]"
+    """(n, 2): x and y in the raster's CRS. Rings are closed; exteriors run counter-clockwise, holes clockwise."""
+    rings: "NDArray[np.int64]"
+    """(rings + 1): offsets into ``coordinates``."""
+    parts: "NDArray[np.int64]"
+    """(polygons + 1): offsets into ``rings``; the first ring of a polygon is its exterior."""
+    label: "NDArray[np.int64]"
+    """(polygons): i for the i-th class, from 1."""
+    score: "NDArray[np.float64]"
+    """(polygons): mean score of the region's pixels, 0..1."""
+    pixels: "NDArray[np.int64]"
+    """(polygons): pixels of the region, before its outline was simplified."""
+    area_m2: "NDArray[np.float64]"
+    """(polygons): area on the ground; NaN without a CRS."""
+    perimeter_m: "NDArray[np.float64]"
+    """(polygons): length on the ground of all rings; NaN without a CRS."""
+
+    def __len__(self) -> int:
+        return len(self.label)

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
+from affine import Affine
 from typer.testing import CliRunner
 
 from geovl.cli.app import app
-from tests.fakes import blobs, write_tif
+from tests.fakes import UTM, blobs, write_tif
 
 ROOT = Path(__file__).parents[1]
 AIRPORT = ROOT / "examples" / "airport.tif"
@@ -144,7 +146,7 @@ def test_an_output_or_store_that_is_something_else_is_said(geovl, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
-def test_ctrl_c_in_the_middle_exits_130_and_leaves_a_clean_store(tmp_path):
+def test_ctrl_c_in_the_middle_exits_130_and_the_same_command_goes_on(tmp_path):
     write_tif(tmp_path / "large.tif", blobs(3000, 3000), tiled=True)
     command = [sys.executable, "-m", "geovl", "segment", "large.tif", "building", "--window", "128", "--overlap", "32"]
     child = subprocess.Popen(
@@ -152,15 +154,104 @@ def test_ctrl_c_in_the_middle_exits_130_and_leaves_a_clean_store(tmp_path):
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     runs, deadline = tmp_path / ".geovl" / "runs", time.monotonic() + 300
-    while not list(runs.glob(".*.partial/*.tif")) and time.monotonic() < deadline:
+    while not list(runs.glob(".work-*/band-*.part")) and time.monotonic() < deadline:
         assert child.poll() is None, child.stderr.read()
         time.sleep(0.02)
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=300)
     assert child.returncode == 130, err
     assert "Traceback" not in err
+    assert "goes on from there" in err
     assert out == ""
-    assert list(runs.iterdir()) == []
+    listed = subprocess.run(
+        [sys.executable, "-m", "geovl", "runs", "list"], cwd=tmp_path, capture_output=True, text=True, check=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert "Unfinished" in listed.stderr
+    again = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert "Going on with run" in again.stderr
+    assert [path.name for path in runs.iterdir()] == again.stdout.split()
+
+
+def test_shards_are_made_one_by_one_and_merged(geovl, tmp_path):
+    write_tif(tmp_path / "a.tif", blobs(300, 100))
+    command = ("segment", "a.tif", "building", "water", "--window", "64", "--overlap", "16")
+    whole = geovl(*command, "--store", "whole").stdout.strip()
+    for part in (2, 1, 3):
+        early = geovl("runs", "merge")
+        assert early.exit_code == 1
+        done = geovl(*command, "--shard", f"{part}/3")
+        assert done.exit_code == 0, done.stderr
+        assert done.stdout == ""
+    run_id = geovl("runs", "merge").stdout.strip()
+    for name in ("labels", "scores"):
+        one, two = (Path(store, "runs", run, f"{name}.tif") for store, run in ((".geovl", run_id), ("whole", whole)))
+        with rasterio.open(one) as a, rasterio.open(two) as b:
+            assert (a.read() == b.read()).all()
+
+
+def test_a_dry_run_says_what_it_would_take_and_makes_nothing(geovl, tmp_path):
+    write_tif(tmp_path / "a.tif", blobs(300, 500))
+    done = geovl("segment", "a.tif", "building", "--window", "128", "--overlap", "32", "--dry-run", "--json")
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["windows"] == 3 * 5
+    assert told["megapixels"] == 0.15
+    assert 0 < told["seconds"] < 600
+    assert told["memory_bytes"] > 1e8
+    assert told["free_bytes"] > told["output_bytes"] > 0
+    table = geovl("segment", "a.tif", "building", "--dry-run")
+    assert "windows" in table.stdout
+    assert not (tmp_path / ".geovl").exists()
+
+
+def test_many_files_can_be_one_run(geovl, tmp_path):
+    (tmp_path / "tiles").mkdir()
+    whole = blobs(200, 300)
+    for index, (row, col) in enumerate(((0, 0), (0, 150), (100, 0), (100, 150))):
+        write_tif(
+            tmp_path / "tiles" / f"{index}.tif", whole[:, row : row + 100, col : col + 150],
+            transform=UTM @ Affine.translation(col, row),
+        )  # fmt: skip
+    write_tif(tmp_path / "whole.tif", whole)
+    command = ("building", "water", "--window", "128", "--overlap", "32")
+    merged = geovl("segment", "tiles", *command, "--merge", "--json")
+    assert merged.exit_code == 0, merged.stderr
+    single = geovl("segment", "whole.tif", *command, "--json")
+    one, two = json.loads(merged.stdout), json.loads(single.stdout)
+    assert [c["area_m2"] for c in one["classes"]] == [c["area_m2"] for c in two["classes"]]
+    each = geovl("segment", "tiles", *command)
+    assert len(each.stdout.split()) == 4
+    assert "all sources" in each.stderr
+    again = geovl("segment", "tiles", *command, "--resume")
+    assert again.stdout == each.stdout  # nothing is made again
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--shard", "4/3"], "4/3"),
+        (["--shard", "a"], "K/N"),
+        (["--shard", "1/2", "--workers", "2"], "--shard"),
+        (["--shard", "1/2", "-o", "a.gpkg"], "-o"),
+        (["--workers", "0"], "--workers"),
+        (["--device", "abacus"], "abacus"),
+        (["--batch", "0"], "Batch"),
+    ],
+)
+def test_ways_of_making_that_mean_nothing_are_usage_errors(geovl, tmp_path, arguments, words):
+    write_tif(tmp_path / "a.tif", blobs(64, 64))
+    done = geovl("segment", "a.tif", "building", *arguments)
+    assert done.exit_code == 2, done.stderr
+    assert words in done.stderr
+
+
+def test_merging_without_an_unfinished_run_is_said(geovl):
+    done = geovl("runs", "merge")
+    assert done.exit_code == 1
+    assert "no unfinished run" in done.stderr
 
 
 def test_catalog_commands(geovl, tmp_path):

@@ -11,10 +11,12 @@ PACKAGE = Path(__file__).parents[1] / "geovl"
 
 LAYERS = (
     {"errors"},
-    {"types", "settings", "palette"},
-    {"raster", "windows", "stitch", "polygonize", "catalog", "runs", "scenes"},
+    {"types", "settings", "palette", "work", "distributed"},
+    {"raster", "windows", "stitch", "polygonize", "vectors", "sources", "regularize", "catalog", "runs", "scenes"},
     {"export", "weights"},
     {"segmenters"},
+    {"inference", "finishing"},
+    {"jobs"},
     {"pipeline", "learn"},
     {"api"},
     {"cli"},

@@ -3,28 +3,32 @@
 import errno
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import geopandas.testing
 import numpy as np
 import pytest
 import rasterio
+import rasterio.features
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geovl import pipeline
-from geovl.errors import PromptError, RasterError, RunError, SourceError, UsageError
-from geovl.pipeline import SegmentOptions, segment
-from geovl.raster import BlockWriter
+from geovl import inference
+from geovl.errors import ModelError, OutOfMemoryError, PromptError, RasterError, RunError, SourceError, UsageError
+from geovl.pipeline import Execution, SegmentOptions, merge, segment
+from geovl.raster import BlockWriter, Raster
 from geovl.runs import RunStore
 from geovl.stitch import decide
 from geovl.types import Vocabulary
+from geovl.work import Work
 from tests.fakes import BrightnessSegmenter, blobs, brightness_scores, write_tif
 
 THREE = Vocabulary.from_prompts(["dark", "middle", "bright"])
@@ -144,7 +148,7 @@ def test_a_raster_without_a_valid_pixel_is_refused_and_leaves_nothing(tmp_path, 
     assert list(store.folder.iterdir()) == []
 
 
-def test_a_raster_damaged_in_the_middle_leaves_nothing_and_names_the_place(tmp_path, store, segmenter):
+def test_a_raster_damaged_in_the_middle_gives_no_run_and_names_the_place(tmp_path, store, segmenter):
     noise = np.random.default_rng(0).integers(0, 255, (3, 400, 400), dtype=np.uint8)
     path = write_tif(tmp_path / "a.tif", noise, tiled=True, blockxsize=64, blockysize=64, compress="deflate")
     whole = bytearray(path.read_bytes())
@@ -152,18 +156,61 @@ def test_a_raster_damaged_in_the_middle_leaves_nothing_and_names_the_place(tmp_p
     path.write_bytes(whole)
     with pytest.raises(SourceError, match="damaged at row"):
         segment(str(path), THREE, segmenter, store, SMALL)
-    assert list(store.folder.iterdir()) == []
-    assert not any(thread.name == "geovl-reader" for thread in threading.enumerate())
+    assert store.list() == []
+    assert not any(thread.name == "geovl-ahead" for thread in threading.enumerate())
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(tile, store, segmenter, monkeypatch):
+def test_a_window_that_cannot_be_read_at_first_is_read_again(tile, store, segmenter, monkeypatch, caplog):
+    read, failures = Raster.read, iter([SourceError("a bad moment")] * 2)
+
+    def moody(self, window, multiple=1):
+        if window.col and (error := next(failures, None)):
+            raise error
+        return read(self, window, multiple)
+
+    monkeypatch.setattr(inference, "_WAIT", 0)
+    monkeypatch.setattr(Raster, "read", moody)
+    run = segment(str(tile), THREE, segmenter, store, SMALL)
+    np.testing.assert_array_equal(run.labels(), expected(tile))
+    assert caplog.text.count("a bad moment Trying again") == 2
+
+
+class Small(BrightnessSegmenter):
+    """Has memory for two chips at once."""
+
+    most = 2
+
+    def segment(self, chips, vocabulary):
+        if len(chips) > self.most:
+            raise OutOfMemoryError(f"{len(chips)} chips")
+        return super().segment(chips, vocabulary)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_run_again(tile, store, caplog):
+    options = SegmentOptions(window=64, overlap=16, batch=7)
+    np.testing.assert_array_equal(segment(str(tile), THREE, Small(), store, options).labels(), expected(tile))
+    assert "going on with 3" in caplog.text
+    assert "going on with 1" in caplog.text
+    tiny = Small()
+    tiny.most = 0
+    with pytest.raises(ModelError, match="does not fit into memory") as caught:
+        segment(str(tile), THREE, tiny, RunStore(store.root / "other"), options)
+    assert "--window" in caught.value.hint
+
+
+@pytest.mark.parametrize("where", [(BlockWriter, "write"), (Work, "save")])
+def test_a_full_disk_is_said_leaves_no_run_and_the_same_command_goes_on(tile, store, segmenter, monkeypatch, where):
     def full(*_args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(BlockWriter, "write", full)
-    with pytest.raises(RunError, match="No space left"):
-        segment(str(tile), THREE, segmenter, store)
-    assert list(store.folder.iterdir()) == []
+    with monkeypatch.context() as patched:
+        patched.setattr(*where, full)
+        with pytest.raises(RunError, match="No space left"):
+            segment(str(tile), THREE, segmenter, store, SMALL)
+    assert store.list() == []
+    run = segment(str(tile), THREE, segmenter, store, SMALL)
+    np.testing.assert_array_equal(run.labels(), expected(tile))
+    assert [path.name for path in store.folder.iterdir()] == [run.id]
 
 
 def test_a_file_size_limit_met_by_gdal_itself_is_said_and_leaves_nothing(tmp_path):
@@ -185,7 +232,8 @@ def test_a_file_size_limit_met_by_gdal_itself_is_said_and_leaves_nothing(tmp_pat
         capture_output=True, text=True, cwd=Path(__file__).parents[1], check=True,
     )  # fmt: skip
     assert out.stdout.startswith("RunError The run cannot be written")
-    assert list((tmp_path / "store" / "runs").iterdir()) == []
+    assert RunStore(tmp_path / "store").list() == []
+    assert not list((tmp_path / "store" / "runs").glob("*.partial"))
 
 
 SLOW = """
@@ -194,32 +242,186 @@ from pathlib import Path
 from geovl.pipeline import SegmentOptions, segment
 from geovl.runs import RunStore
 from geovl.types import Vocabulary
+from geovl.work import Work
 from tests.fakes import BrightnessSegmenter
 
 class Slow(BrightnessSegmenter):
     def segment(self, chips, vocabulary):
         print("window", flush=True)
-        time.sleep(0.7)
+        time.sleep(float(sys.argv[3]))
         return super().segment(chips, vocabulary)
 
-segment(sys.argv[1], Vocabulary.from_prompts(["a", "b"]), Slow(), RunStore(Path(sys.argv[2])),
-        SegmentOptions(window=32, overlap=0))
+segment(sys.argv[1], Vocabulary.from_prompts(["dark", "middle", "bright"]), Slow(), RunStore(Path(sys.argv[2])),
+        SegmentOptions(window=64, overlap=16, min_area=0.0, simplify=0.0), run_id="the-run")
 """
 
 
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_run_never_shows_and_the_next_one_works(tile, store, segmenter, kill):
-    child = subprocess.Popen(
-        [sys.executable, "-c", SLOW, str(tile), str(store.root)],
+def slowly(source, store, seconds):
+    return subprocess.Popen(
+        [sys.executable, "-c", SLOW, str(source), str(store.root), str(seconds)],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[1],
     )  # fmt: skip
-    for _ in range(3):
+
+
+def content(run):
+    """Bytes of everything that was computed."""
+    return {name: (run.path / name).read_bytes() for name in ("labels.tif", "scores.tif", "segments.parquet")}
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_never_shows_and_the_same_command_goes_on_to_the_same_bytes(
+    tile, store, segmenter, tmp_path, kill
+):
+    child = slowly(tile, store, 0.3)
+    for _ in range(7):  # four windows a row, two are made ahead
         child.stdout.readline()
     child.send_signal(kill)
     child.wait()
     assert store.list() == []
-    run = segment(str(tile), THREE, segmenter, store)
+    (work,) = store.list_unfinished()
+    assert work.id == "the-run"
+    run = segment(str(tile), THREE, segmenter, store, SMALL)
+    assert run.id == "the-run"
+    assert run.manifest["resumed_rows"] >= 1
     assert [path.name for path in store.folder.iterdir()] == [run.id]
+    whole = segment(str(tile), THREE, segmenter, RunStore(tmp_path / "whole"), SMALL, run_id="the-run")
+    assert content(run) == content(whole)
+
+
+def test_thirty_kills_at_random_moments_lose_nothing_and_double_nothing(tmp_path, store, segmenter):
+    """Every kill hits the process somewhere between its first window and its end."""
+    source = write_tif(tmp_path / "long.tif", blobs(4800, 110))  # 100 rows of windows
+    chance = random.Random(0)
+    for _ in range(30):
+        child = slowly(source, store, 0.02)
+        child.stdout.readline()
+        time.sleep(chance.uniform(0, 0.1))  # a row takes 0.04 s or more
+        child.kill()
+        child.communicate()
+    assert store.list() == []
+    run = segment(str(source), THREE, segmenter, store, SMALL)
+    assert run.manifest["resumed_rows"] > 5
+    assert [path.name for path in store.folder.iterdir()] == [run.id]
+    whole = segment(str(source), THREE, segmenter, RunStore(tmp_path / "whole"), SMALL, run_id="the-run")
+    assert content(run) == content(whole)
+
+
+class Stops(BrightnessSegmenter):
+    """Fails at the n-th window."""
+
+    def __init__(self, windows):
+        self.left = windows
+
+    def segment(self, chips, vocabulary):
+        if self.left == 0:
+            raise ModelError("stopped")
+        self.left -= 1
+        return super().segment(chips, vocabulary)
+
+
+def interrupted(tile, store, windows, options=SMALL):
+    with pytest.raises(ModelError, match="stopped"):
+        segment(str(tile), THREE, Stops(windows), store, options, run_id="the-run")
+    return store.unfinished()
+
+
+@pytest.mark.parametrize("how", ["truncated", "flipped", "emptied"])
+def test_a_damaged_part_is_made_again(tile, store, segmenter, tmp_path, how):
+    work = interrupted(tile, store, 10)
+    for part in sorted(work.folder.glob("*.part")):
+        data = bytearray(part.read_bytes())
+        if how == "flipped":
+            data[-3] ^= 255
+        part.write_bytes(data[: len(data) // 2] if how == "truncated" else b"" if how == "emptied" else data)
+    with pytest.raises(RunError, match="damaged"):
+        segment(str(tile), THREE, segmenter, store, SMALL)
+    for _ in range(5):  # each try finds the next damaged part
+        try:
+            run = segment(str(tile), THREE, segmenter, store, SMALL)
+            break
+        except RunError:
+            continue
+    whole = segment(str(tile), THREE, segmenter, RunStore(tmp_path / "whole"), SMALL, run_id="the-run")
+    assert content(run) == content(whole)
+
+
+def test_other_options_begin_another_run_and_an_unfinished_one_can_be_removed(tile, store, segmenter):
+    interrupted(tile, store, 10)
+    other = segment(str(tile), THREE, segmenter, store, SegmentOptions(window=64, overlap=16, threshold=0.6))
+    assert other.id != "the-run"
+    assert [work.id for work in store.list_unfinished()] == ["the-run"]
+    store.remove("the-run")
+    assert [path.name for path in store.folder.iterdir()] == [other.id]
+
+
+def test_a_changed_source_is_another_run(tile, store, segmenter):
+    interrupted(tile, store, 10)
+    write_tif(tile, blobs(150, 200, seed=9))
+    run = segment(str(tile), THREE, segmenter, store, SMALL)
+    np.testing.assert_array_equal(run.labels(), expected(tile))
+    with pytest.raises(RunError, match="changed since"):
+        merge(store, "the-run")
+
+
+def test_resume_can_be_refused_or_take_a_finished_run(tile, store, segmenter):
+    interrupted(tile, store, 10)
+    anew = segment(str(tile), THREE, segmenter, store, SMALL, execution=Execution(resume=False), run_id="anew")
+    assert anew.id == "anew"
+    assert anew.manifest["resumed_rows"] == 0
+    again = segment(str(tile), THREE, Stops(0), store, SMALL, execution=Execution(resume=True))
+    assert again.id == "anew"
+    assert segment(str(tile), THREE, segmenter, store, SMALL).id != "anew"
+
+
+def test_two_processes_do_not_make_the_same_run_at_once(tile, store, segmenter):
+    child = slowly(tile, store, 0.5)
+    child.stdout.readline()
+    with pytest.raises(RunError, match=f"process {child.pid}"):
+        segment(str(tile), THREE, segmenter, store, SMALL)
+    child.kill()
+    child.communicate()
+
+
+def test_a_disk_without_room_is_said_before_any_work(tile, store, segmenter, monkeypatch):
+    monkeypatch.setattr("geovl.jobs.free_bytes", lambda _folder: 10_000)
+    with pytest.raises(RunError, match="needs about") as caught:
+        segment(str(tile), THREE, segmenter, store, SMALL)
+    assert "--store" in caught.value.hint
+    assert list(store.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("unknown", [False, True])
+@pytest.mark.parametrize("shards", [1, 2, 3, 8])
+def test_shards_in_any_order_give_the_bytes_of_the_serial_run(tile, store, tmp_path, shards, unknown):
+    options = replace(SMALL, unknown=unknown)
+    order = list(range(1, shards + 1))
+    random.Random(shards).shuffle(order)
+    for part in order:
+        if 1 < shards <= 3 and store.list_unfinished():
+            with pytest.raises(RunError, match="missing"):
+                merge(store)
+        made = segment(
+            str(tile), THREE, Curious(), store, options, execution=Execution(shard=(part, shards)), run_id="the-run"
+        )
+        assert made is None
+    assert store.list() == []
+    run = merge(store)
+    whole = segment(str(tile), THREE, Curious(), RunStore(tmp_path / "whole"), options, run_id="the-run")
+    assert content(run) == content(whole)
+    assert [path.name for path in store.folder.iterdir()] == ["the-run"]
+
+
+def test_windows_that_take_long_are_kept_one_by_one(tile, store, monkeypatch):
+    monkeypatch.setattr(inference, "_SLOW", 0.0)
+    work = interrupted(tile, store, 6)
+    kept = {path.name for path in work.folder.glob("window-*.part")}
+    assert kept
+    assert all(name.startswith("window-00001") for name in kept)  # those of the finished row are gone
+    model = Stops(1000)
+    run = segment(str(tile), THREE, model, store, SMALL)
+    windows = run.manifest["windows"]
+    assert 1000 - model.left <= windows - 4 - len(kept)
+    np.testing.assert_array_equal(run.labels(), expected(tile))
 
 
 def test_two_runs_of_the_same_are_the_same_bytes(tile, store, segmenter):
@@ -351,5 +553,5 @@ def test_what_is_unknown_is_kept_on_demand(tmp_path, store, segmenter):
 def test_shrinking_follows_the_finest_pixels_of_the_model(tmp_path, segmenter):
     for gsd, factor in ((0.5, 1), (0.1, 1), (0.08, 1), (0.06, 2), (0.05, 2), (0.02, 5), (0.001, 8)):
         path = write_tif(tmp_path / f"{gsd}.tif", blobs(8, 8), transform=Affine(gsd, 0, 6e5, 0, -gsd, 5e6))
-        with pipeline.Raster(str(path)) as raster:
-            assert pipeline._shrink(raster.info, segmenter) == factor
+        with Raster(str(path)) as raster:
+            assert inference.shrink_of(raster.info.gsd, segmenter) == factor

@@ -12,7 +12,7 @@ from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 
 from geovl.errors import RasterError, SourceError, UsageError
-from geovl.raster import BlockWriter, Raster, coarsen, find_sources
+from geovl.raster import BlockWriter, Raster, coarsen
 from geovl.types import Chip, GeoBox, Window
 from tests.fakes import UTM, blobs, write_tif
 
@@ -213,20 +213,6 @@ def test_a_sparse_giant_is_refused_with_its_size(tmp_path):
 def test_a_stretch_that_means_nothing_is_refused(tmp_path, stretch):
     with pytest.raises(UsageError, match="Stretch"):
         Raster(str(write_tif(tmp_path / "a.tif", blobs(10, 10))), stretch=stretch)
-
-
-def test_sources_are_a_file_a_folder_or_a_glob(tmp_path):
-    for name in ("b.tif", "a.tif"):
-        write_tif(tmp_path / name, blobs(10, 10))
-    (tmp_path / "notes.txt").write_text("")
-    both = [str(tmp_path / "a.tif"), str(tmp_path / "b.tif")]
-    assert find_sources(str(tmp_path)) == both
-    assert find_sources(str(tmp_path / "*.tif")) == both
-    assert find_sources(both[0]) == both[:1]
-    (tmp_path / "none").mkdir()
-    for nothing in ("missing.tif", "none", "*.jp2"):
-        with pytest.raises(SourceError, match=nothing.replace("*", r"\*")):
-            find_sources(str(tmp_path / nothing))
 
 
 def test_blocks_written_one_by_one_are_the_raster(tmp_path):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geovl.errors import UsageError
-from geovl.stitch import SCORE_NODATA, SCORE_SCALE, Stitcher, decide, enlarge
+from geovl.stitch import SCORE_NODATA, SCORE_SCALE, Decision, Stitcher, decide, enlarge, settle
 from geovl.windows import plan
 from tests.fakes import brightness_scores
 
@@ -34,22 +34,30 @@ def test_every_pixel_is_decided_by_one_window_or_by_two_inside_one_zone(case):
         assert (deciders == expected).all()
 
 
-def stitched(grid, scores, valid, threshold=0.5, nodata=255):
-    """Feed windows cut from whole-raster scores and put the bands together."""
-    stitcher = Stitcher(grid, len(scores), threshold, nodata)
-    labels, best, row = [], [], 0
-    for i, j, window in grid:
-        cut = (slice(None), *window.slices)
-        for band in stitcher.add(i, j, scores[cut], valid[window.slices]):
-            assert band.window.row == row
-            row += band.window.height
-            labels.append(band.labels)
-            best.append(band.scores)
-    return np.concatenate(labels), np.concatenate(best)
+def bands(grid, scores, valid, decision, order):
+    """Feed windows cut from whole-raster scores, the rows of windows in any order; return the settled bands."""
+    made = {}
+    for row in order(range(len(grid.rows.starts))):
+        stitcher = Stitcher(grid, row, decision)
+        for col in range(len(grid.cols.starts)):
+            window = grid.window(row, col)
+            made[row] = stitcher.add(col, scores[(slice(None), *window.slices)], valid[window.slices])
+    below = {row: band.below for row, band in made.items()}
+    return [settle(made[row], below[row - 1], decision) if row else made[row] for row in sorted(made)]
 
 
-@given(plans, st.integers(1, 4), st.integers(0, 2**32 - 1))
-def test_a_per_pixel_model_gives_the_whole_image_answer_for_every_plan(case, classes, seed):
+def stitched(grid, scores, valid, threshold=0.5, nodata=255, order=list):
+    """Put the bands together."""
+    found = bands(grid, scores, valid, Decision(len(scores), threshold, nodata), order)
+    row = 0
+    for band in found:
+        assert band.window.row == row
+        row += band.window.height
+    return np.concatenate([band.labels for band in found]), np.concatenate([band.scores for band in found])
+
+
+@given(plans, st.integers(1, 4), st.integers(0, 2**32 - 1), st.sampled_from([list, reversed]))
+def test_a_per_pixel_model_gives_the_whole_image_answer_for_every_plan(case, classes, seed, order):
     height, width, size, overlap = case
     rng = np.random.default_rng(seed)
     scores = brightness_scores(rng.integers(0, 256, (height, width)), classes)
@@ -57,23 +65,32 @@ def test_a_per_pixel_model_gives_the_whole_image_answer_for_every_plan(case, cla
     labels, best = np.empty((height, width), np.uint8), np.empty((height, width), np.uint8)
     decide(scores, 0.5, labels, best)
     labels[~valid], best[~valid] = 255, SCORE_NODATA
-    got_labels, got_best = stitched(plan((height, width), size, overlap), scores, valid)
+    got_labels, got_best = stitched(plan((height, width), size, overlap), scores, valid, order=order)
     np.testing.assert_array_equal(got_labels, labels)
     np.testing.assert_array_equal(got_best, best)
 
 
-def test_a_zone_runs_from_one_window_to_the_other():
-    grid = plan((40, 80), 48, 16)
-    stitcher = Stitcher(grid, 1, 0.0, 255)
-    bands = []
-    for row, col, window in grid:
-        scores = np.full((1, window.height, window.width), float(col), np.float32)
-        bands += stitcher.add(row, col, scores, np.ones((window.height, window.width), bool))
-    line = bands[0].scores[0].astype(int)
-    first, stop = grid.cols.zones[0]
+@pytest.mark.parametrize("along", ["cols", "rows"])
+def test_a_zone_runs_from_one_window_to_the_other(along):
+    shape = (40, 80) if along == "cols" else (80, 40)
+    grid = plan(shape, 48, 16)
+    decision = Decision(1, 0.0, 255, unknown=True)
+    made = []
+    for row in range(len(grid.rows.starts)):
+        stitcher = Stitcher(grid, row, decision)
+        for col in range(len(grid.cols.starts)):
+            window = grid.window(row, col)
+            scores = np.full((2, window.height, window.width), float(max(row, col)), np.float32)
+            scores[1] = 1 - scores[0]
+            band = stitcher.add(col, scores, np.ones((window.height, window.width), bool))
+        made.append(settle(band, made[-1].below, decision) if made else band)
+    scores, unknown = (np.concatenate([getattr(band, name) for band in made]) for name in ("scores", "unknown"))
+    line = (scores[0] if along == "cols" else scores[:, 0]).astype(int)
+    first, stop = getattr(grid, along).zones[0]
     assert (line[:first] == 0).all()
     assert (line[stop:] == SCORE_SCALE).all()
     assert (np.diff(line[first - 1 : stop + 1]) > 0).all()
+    assert (scores.astype(int) + unknown == SCORE_SCALE).all()
 
 
 def test_the_highest_score_wins_and_the_threshold_is_inclusive():

@@ -36,6 +36,13 @@ def answer_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def answer_table(found: "Table") -> None:
+    """Print a table on stdout, as wide as the terminal."""
+    from rich.console import Console
+
+    Console(highlight=False).print(found)
+
+
 def note(text: str, *, quiet: bool = False) -> None:
     """Print a remark on stderr."""
     if not quiet:
@@ -74,8 +81,11 @@ def set_verbosity(verbose: int, quiet: bool) -> None:
 
 
 @contextmanager
-def faults() -> Iterator[None]:
+def faults(interrupted: str = "nothing was kept.") -> Iterator[None]:
     """Turn a geovl error into one message with a hint and its exit code; Ctrl-C into 130.
+
+    Args:
+        interrupted: What Ctrl-C leaves.
 
     ``GEOVL_DEBUG=1`` lets the traceback through.
     """
@@ -91,5 +101,5 @@ def faults() -> Iterator[None]:
             console.print(error.hint, markup=False, soft_wrap=True)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
-        note("Interrupted; nothing was kept.")
+        note(f"Interrupted; {interrupted}")
         raise typer.Exit(INTERRUPTED) from None

@@ -1,6 +1,5 @@
 """``geovl runs``: what the store holds."""
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -8,19 +7,24 @@ import typer
 from geovl.cli import options, output
 from geovl.errors import RunError
 
-app = typer.Typer(help="List, show, verify and remove runs.", no_args_is_help=True)
+app = typer.Typer(help="List, show, verify, merge and remove runs.", no_args_is_help=True)
 
 RunId = Annotated[str | None, typer.Argument(help="Run id. Default: the latest.", show_default=False)]
 
 
 @app.command("list")
 def list_runs(store: options.Store = None, as_json: options.Json = False) -> None:
-    """List the runs, oldest first."""
+    """List the runs, oldest first; unfinished ones are told of on stderr."""
     with output.faults():
         from geovl import runs, settings
 
-        found = runs.RunStore(store or settings.store_dir()).list()
-        manifests = [run.manifest for run in found]
+        keep = runs.RunStore(store or settings.store_dir())
+        manifests = [run.manifest for run in keep.list()]
+        for work in keep.list_unfinished():
+            output.note(
+                f"Unfinished: {work.id}, {work.plan['opened']['name']}. The command that began it goes on with it; "
+                f"shards are put together by geovl runs merge {work.id}; geovl runs remove {work.id} gives it up."
+            )
         if as_json:
             output.answer_json(manifests)
             return
@@ -29,7 +33,8 @@ def list_runs(store: options.Store = None, as_json: options.Json = False) -> Non
              m["source"]["path"])
             for m in manifests
         ]  # fmt: skip
-        _print_table(("run", "model", "classes", "polygons", "source"), rows)
+        columns = ("run", "model", "classes", "polygons", "source")
+        output.answer_table(output.table(columns, rows, right=("polygons",)))
 
 
 @app.command()
@@ -82,7 +87,19 @@ def remove(
         output.note(f"Removed {run}.")
 
 
-def _print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    from rich.console import Console
+@app.command()
+def merge(
+    run: Annotated[
+        str | None, typer.Argument(help="Id of the unfinished run. Default: the only one.", show_default=False)
+    ] = None,
+    store: options.Store = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Finish a run that was made in shards: geovl segment … --shard K/N."""
+    with output.faults():
+        from geovl import pipeline, runs, settings
 
-    Console(highlight=False).print(output.table(columns, rows, right=("polygons",)))
+        keep = runs.RunStore(store or settings.store_dir())
+        made = pipeline.merge(keep, run)
+        output.note(f"{made.manifest['polygons']} polygons.", quiet=quiet)
+        output.answer(made.id)

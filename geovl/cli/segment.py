@@ -11,7 +11,11 @@ from geovl.cli import options, output
 from geovl.errors import GeovlError, UsageError
 
 if TYPE_CHECKING:
-    from geovl.runs import Run
+    from geovl.pipeline import SegmentOptions
+    from geovl.runs import Run, RunStore
+    from geovl.segmenters.base import Segmenter
+    from geovl.sources import Source
+    from geovl.types import Vocabulary
 
 _EXAMPLES = """Examples:
 
@@ -20,13 +24,20 @@ _EXAMPLES = """Examples:
   geovl segment tile.tif building road water -o land.gpkg
 
   geovl segment 'tiles/*.tif' building --min-area 20 --json
+
+  geovl segment mosaic.vrt building --dry-run
+
+  geovl segment mosaic.vrt building --shard 3/16   (then: geovl runs merge)
 """
 
 
 def segment(
     source: Annotated[
         str,
-        typer.Argument(metavar="SOURCE", help="A GeoTIFF (or anything GDAL reads), a folder, a quoted glob, a VRT."),
+        typer.Argument(
+            metavar="SOURCE",
+            help="A GeoTIFF (or anything GDAL reads), a folder, a quoted glob, @LIST, a VRT, a URL, STAC.",
+        ),
     ],
     prompts: Annotated[
         list[str], typer.Argument(metavar="PROMPT...", help="What to look for; several prompts give one class each.")
@@ -53,6 +64,32 @@ def segment(
     unknown: Annotated[
         bool, typer.Option("--unknown", help="Also keep unknown.tif: how unlike everything taught a pixel is, 0 to 1.")
     ] = False,
+    batch: Annotated[int, typer.Option(help="Windows given to the model at once; halved where memory is short.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    asset: Annotated[
+        str | None, typer.Option(help="Key of the asset to take from STAC items.", show_default=False)
+    ] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Make one run over all sources, as one mosaic.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print windows, memory, disk and time that it would take; make nothing.")
+    ] = False,
+    resume: Annotated[
+        bool | None,
+        typer.Option(
+            "--resume/--no-resume",
+            help="Take finished runs of the same as done / start anew. Default: go on with an unfinished one.",
+            show_default=False,
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="Make part K/N only; geovl runs merge puts all together.", show_default=False)
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes on this machine, through dask.", show_default=False)
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a dask scheduler, tcp://HOST:PORT.", show_default=False)
+    ] = None,
     overwrite: options.Overwrite = False,
     store: options.Store = None,
     as_json: options.Json = False,
@@ -65,35 +102,48 @@ def segment(
     Prints the run's id on stdout (--json: the manifest) and a table on stderr.
     """
     output.set_verbosity(verbose, quiet)
-    with output.faults():
-        from geovl import pipeline, raster, runs, settings
+    with output.faults("what was done is kept: the same command goes on from there."):
+        from geovl import pipeline, raster, runs, settings, sources
         from geovl.types import Vocabulary
 
         vocabulary = Vocabulary.from_prompts(prompts)
         chosen = pipeline.SegmentOptions(
-            bidx=parse_bidx(bidx), stretch=stretch, window=window, overlap=overlap,
+            bidx=parse_bidx(bidx), stretch=stretch, window=window, overlap=overlap, batch=batch,
             threshold=threshold, min_area=min_area, simplify=simplify, unknown=unknown,
         )  # fmt: skip
+        execution = pipeline.Execution(
+            resume=resume, shard=parse_shard(shard), workers=workers, scheduler=scheduler, device=device
+        )
         raster.parse_stretch(stretch)
-        sources = raster.find_sources(source)
-        _check_output(out, sources, overwrite)
-        segmenter = pipeline.load_segmenter(model)
         keep = runs.RunStore(store or settings.store_dir())
+        found = sources.resolve(source, asset=asset, say=lambda text: output.note(text, quiet=quiet))
+        if merge and len(found) > 1:
+            found = [pipeline.mosaic(found, keep)]
+        _check_output(out, len(found), overwrite, shard=shard)
+        segmenter = pipeline.load_segmenter(model, device)
+        if dry_run:
+            _estimate(found, vocabulary, segmenter, chosen, keep, as_json=as_json)
+            return
         made: list[Run] = []
         failed: list[tuple[str, GeovlError]] = []
-        for path in sources:
+        for entry in found:
             try:
-                with Progress(path, quiet=quiet) as progress:
-                    made.append(pipeline.segment(path, vocabulary, segmenter, keep, chosen, progress))
+                with Progress(entry.name, quiet=quiet) as progress:
+                    run = pipeline.segment(entry, vocabulary, segmenter, keep, chosen, progress, execution)
+                if run is not None:
+                    made.append(run)
             except GeovlError as error:
-                if len(sources) == 1:
+                if len(found) == 1:
                     raise
-                failed.append((path, error))  # the other sources are still worth having
-        _report(made, out, overwrite=overwrite, as_json=as_json, quiet=quiet, many=len(sources) > 1)
+                failed.append((entry.name, error))  # the other sources are still worth having
+        if execution.shard is None:
+            _report(made, out, overwrite=overwrite, as_json=as_json, quiet=quiet, many=len(found) > 1)
+        else:
+            output.note(f"Shard {shard} is made. When all are: geovl runs merge", quiet=quiet)
         if failed:
-            listed = "\n".join(f"  {path}: {error.message}" for path, error in failed)
-            msg = f"{len(failed)} of {len(sources)} sources failed:\n{listed}"
-            raise GeovlError(msg, "The other runs were kept.")
+            listed = "\n".join(f"  {name}: {error.message}" for name, error in failed)
+            msg = f"{len(failed)} of {len(found)} sources failed:\n{listed}"
+            raise GeovlError(msg, "The other runs were kept; with --resume only what failed is made again.")
 
 
 segment.__doc__ = f"{cleandoc(segment.__doc__ or '')}\n\n{_EXAMPLES}"
@@ -117,15 +167,33 @@ def parse_bidx(text: str | None) -> tuple[int, ...] | None:
     return bands
 
 
-def _check_output(out: Path | None, sources: list[str], overwrite: bool) -> None:
+def parse_shard(text: str | None) -> tuple[int, int] | None:
+    """Parse ``3/16``.
+
+    Raises:
+        UsageError: Not two whole numbers.
+    """
+    if text is None:
+        return None
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal()):
+        msg = f"--shard is {text!r}; it takes K/N, counted from 1."
+        raise UsageError(msg, "For example --shard 3/16")
+    return int(part), int(parts)
+
+
+def _check_output(out: Path | None, count: int, overwrite: bool, *, shard: str | None) -> None:
     """Refuse an output that cannot work before any work is done."""
     if out is None:
         return
     from geovl.export.formats import check_target, resolve
 
-    if len(sources) > 1:
-        msg = f"-o names one file, but there are {len(sources)} sources."
-        raise UsageError(msg, "Leave -o out, and export each run: geovl export RUN -o FILE")
+    if shard is not None:
+        msg = "-o needs a finished run, and --shard makes a part of one."
+        raise UsageError(msg, "Leave -o out; after geovl runs merge: geovl export -o FILE")
+    if count > 1:
+        msg = f"-o names one file, but there are {count} sources."
+        raise UsageError(msg, "Leave -o out, and export each run: geovl export RUN -o FILE; or make one run: --merge")
     resolve(None, out)
     check_target(out, overwrite=overwrite)
 
@@ -145,11 +213,72 @@ def _report(made: "list[Run]", out: Path | None, *, overwrite: bool, as_json: bo
             output.note(f"Written: {out}")
         elif made:
             output.note("Next: geovl export --format gpkg -o FILE.gpkg")
+        if many:
+            output.stderr().print(_sources(manifests))
     if as_json:
         output.answer_json(manifests if many else manifests[0])
     else:
         for run in made:
             output.answer(run.id)
+
+
+def _sources(manifests: list[dict[str, Any]]) -> Any:
+    """Make the summary of many runs: a line a source."""
+    columns = ("run", "source", "polygons", "area m²", "megapixels/s")
+    rows = []
+    for manifest in manifests:
+        areas = [entry["area_m2"] for entry in manifest["classes"]]
+        area = "-" if None in areas else f"{sum(areas):,.0f}"
+        speed = f"{manifest['timings']['megapixels_per_second']:.1f}"
+        rows.append((manifest["id"], Path(manifest["source"]["path"]).name, str(manifest["polygons"]), area, speed))
+    return output.table(columns, rows, right=columns[2:], title="all sources")
+
+
+def _estimate(
+    found: "list[Source]",
+    vocabulary: "Vocabulary",
+    segmenter: "Segmenter",
+    chosen: "SegmentOptions",
+    keep: "RunStore",
+    *,
+    as_json: bool,
+) -> None:
+    """Print what the work would take."""
+    from dataclasses import asdict
+
+    from geovl import pipeline
+
+    told = [pipeline.estimate(entry, vocabulary, segmenter, chosen, keep) for entry in found]
+    if as_json:
+        output.answer_json([asdict(one) for one in told] if len(told) > 1 else asdict(told[0]))
+        return
+    columns = ("source", "megapixels", "windows", "memory", "temporary disk", "output", "time")
+    rows = [
+        (one.source, f"{one.megapixels:,.1f}", f"{one.windows:,}", _bytes(one.memory_bytes),
+         _bytes(one.temporary_bytes), _bytes(one.output_bytes), _duration(one.seconds))
+        for one in told
+    ]  # fmt: skip
+    output.answer_table(output.table(columns, rows, right=columns[1:]))
+    output.note(
+        f"About {_duration(sum(one.seconds for one in told))} in all, by a try of {segmenter.record.id} on one window; "
+        f"{_bytes(told[0].free_bytes)} of disk are free."
+    )
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} GB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
 
 
 def _table(manifest: dict[str, Any], title: str) -> Any:
@@ -172,7 +301,7 @@ class Progress:
     """Progress bars on stderr, one a stage: steps, megapixels per second, time left."""
 
     def __init__(self, source: str, *, quiet: bool) -> None:
-        self._source = Path(source).name
+        self._source = source.rpartition("/")[2]
         self._quiet = quiet
         self._bar: Any = None
         self._task: Any = None

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from geovl.errors import ExportError, UsageError
+from geovl.vectors import ROWS, read_batches, read_head
 
 if TYPE_CHECKING:
-    import geopandas as gpd
+    import pyarrow as pa
+    from pyproj import CRS
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +35,32 @@ class Format:
 class Layer:
     """What is written."""
 
-    segments: "gpd.GeoDataFrame"
-    """Columns class, prompt, score, area_m2, perimeter_m, model, run, geometry; CRS or None."""
+    file: Path
+    """GeoParquet with the columns ``geovl.vectors.COLUMNS``."""
     labels: Path
     """The label raster."""
     colors: dict[str, str]
     """Class to ``#rrggbb``."""
     name: str
     """Name of the layer inside the file."""
+
+    @property
+    def count(self) -> int:
+        """Number of polygons; errors as in :meth:`batches`."""
+        return read_head(self.file).count
+
+    @property
+    def crs(self) -> "CRS | None":
+        """Of the polygons, None for pixels; errors as in :meth:`batches`."""
+        return read_head(self.file).crs
+
+    def batches(self) -> "pa.RecordBatchReader":
+        """Return the polygons, geometry as WKB, ``ROWS`` at a time.
+
+        Raises:
+            RunError: The file is missing or damaged.
+        """
+        return read_batches(self.file, ROWS)
 
 
 _OGR = "geovl.export.ogr:"

@@ -1,17 +1,20 @@
 """Backends by name: a table of import strings, merged with the entry points ``geovl.segmenters``.
 
-Nothing heavy loads until a backend is used; other packages add theirs by an entry point.
+Nothing heavy loads until a backend is used; other packages add theirs by an entry point. A
+backend is called with a model's record and the name of a device.
 """
 
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import cast
 
-from geovl.errors import ModelError
+from geovl.errors import ModelError, UsageError
 from geovl.segmenters.base import Segmenter
 from geovl.types import ModelRecord
 
 BUILTIN: dict[str, str] = {"nano": "geovl.segmenters.nano.segmenter:NanoSegmenter"}
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def known() -> dict[str, str]:
@@ -19,12 +22,20 @@ def known() -> dict[str, str]:
     return {entry.name: entry.value for entry in entry_points(group="geovl.segmenters")} | BUILTIN
 
 
-def load(record: ModelRecord) -> Segmenter:
+def load(record: ModelRecord, device: str = "auto") -> Segmenter:
     """Make the segmenter of a model.
 
+    Args:
+        record: The model.
+        device: One of :data:`DEVICES`; ``auto`` is the fastest that is there.
+
     Raises:
-        ModelError: The backend is unknown, or what it needs is not installed.
+        ModelError: The backend is unknown, what it needs is not installed, or it cannot use the device.
+        UsageError: No such device.
     """
+    if device not in DEVICES:
+        msg = f"There is no device {device!r}; known are {', '.join(DEVICES)}."
+        raise UsageError(msg)
     backends = known()
     if record.backend not in backends:
         msg = f"Model {record.id!r} needs the backend {record.backend!r}; known are {', '.join(sorted(backends))}."
@@ -35,4 +46,4 @@ def load(record: ModelRecord) -> Segmenter:
     except ImportError as error:
         msg = f"Backend {record.backend!r} cannot be loaded: {error}."
         raise ModelError(msg, 'Install what it needs: pip install "geovl[torch]"') from error
-    return cast("Segmenter", factory(record))
+    return cast("Segmenter", factory(record, device))

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from geovl.errors import PromptError
+from geovl.errors import ModelError, PromptError
 from geovl.segmenters.nano.text import TextTable
 from geovl.types import Chip, ClassPrompt, ModelRecord, PromptNote, Scores, Vocabulary
 
@@ -56,15 +56,20 @@ class NanoSegmenter:
 
     Args:
         record: The model's record.
+        device: ``auto``, ``cpu``, or ``cuda`` where ONNX Runtime was installed for it.
         threads: Threads of ONNX Runtime; all cores when None.
+
+    Raises:
+        ModelError: ONNX Runtime cannot use the device.
     """
 
     # of the labels 64 pixels inside a chip 0.7 % depend on what lies beyond it, of those 128 inside 0.2 %
     halo = 64
     multiple = 32
 
-    def __init__(self, record: ModelRecord, threads: int | None = None) -> None:
+    def __init__(self, record: ModelRecord, device: str = "auto", threads: int | None = None) -> None:
         self.record = record
+        providers = _providers(device)
         options = ort.SessionOptions()
         options.intra_op_num_threads = (
             threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
@@ -73,7 +78,7 @@ class NanoSegmenter:
         # the arena spares the page faults of every window; planned patterns would keep its peak twice
         options.enable_mem_pattern = False
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leave the cores to the other stages
-        self._session = ort.InferenceSession(_FOLDER / "nano.onnx", options, providers=["CPUExecutionProvider"])
+        self._session = ort.InferenceSession(_FOLDER / "nano.onnx", options, providers=providers)
         self._text = TextTable.load(_FOLDER)
         self._concepts, self._phrases = _load_concepts(self._text)
         self._meaning = lru_cache(4096)(self._find_meaning)
@@ -151,6 +156,19 @@ class NanoSegmenter:
         bias = float(np.average([concept.bias for concept in near], weights=weight))
         status = _taught(near[0]) if best >= KNOWN else "guess"
         return Meaning(mean * np.float32(slope), bias, best, nearest, status)
+
+
+def _providers(device: str) -> list[str]:
+    """Return the execution providers of a device."""
+    cuda, cpu = "CUDAExecutionProvider", "CPUExecutionProvider"
+    there = ort.get_available_providers()
+    if device == "cpu" or (device == "auto" and cuda not in there):
+        return [cpu]
+    if device in {"auto", "cuda"} and cuda in there:
+        return [cuda, cpu]
+    msg = f"nano cannot run on {device!r} here: ONNX Runtime has {', '.join(there)}."
+    hint = "For NVIDIA GPUs: pip install onnxruntime-gpu" if device == "cuda" else "Use --device cpu."
+    raise ModelError(msg, hint)
 
 
 def _taught(concept: Concept) -> Literal["known", "experimental"]:

@@ -1,0 +1,299 @@
+"""From an open raster to bands of labels: read windows, run the model, stitch.
+
+Reading, the model and stitching run at once, each in a thread of its own.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geovl.errors import ModelError, OutOfMemoryError, SourceError
+from geovl.raster import Raster, coarsen
+from geovl.segmenters.base import KnowsUnknown, Segmenter
+from geovl.stitch import Band, Decision, Stitcher, enlarge
+from geovl.types import Chip, Scores, Vocabulary, Window, WindowGrid
+from geovl.windows import plan
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Floats = NDArray[np.float32]
+
+_AHEAD = 2  # chips read ahead of the model
+_MOST_SHRINK = 8  # finer than a centimetre or two, a scene is no longer seen from above
+_WIDEST = 2304  # source pixels; side of a window that is shown to the model coarser
+_TRIES = 3  # of a window that cannot be read
+_WAIT = 0.2  # seconds before the second try; longer before each other
+_SLOW = 1.0  # seconds a window; what takes longer is kept window by window
+
+
+class Shelf(Protocol):
+    """Where named arrays are kept; :class:`geovl.work.Work` is one."""
+
+    def load(self, name: str) -> dict[str, NDArray[np.generic]] | None:
+        """Return what was kept, None where there is nothing."""
+
+    def save(self, name: str, arrays: dict[str, NDArray[np.generic]]) -> None:
+        """Keep arrays."""
+
+    def drop(self, name: str) -> None:
+        """Forget them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is asked of every window."""
+
+    vocabulary: Vocabulary
+    grid: WindowGrid
+    """Windows in source pixels."""
+    shrink: int
+    """Source pixels that make one for the model, along each side."""
+    decision: Decision
+    batch: int
+    """Windows given to the model at once."""
+
+
+def shrink_of(gsd: float | None, segmenter: Segmenter) -> int:
+    """Return how many source pixels make one for the model: more than 1 where the raster is finer than it knows."""
+    span = segmenter.record.gsd_range
+    if span is None or not gsd:
+        return 1
+    return min(max(1, round(span[0] / gsd)), _MOST_SHRINK)
+
+
+def plan_windows(shape: tuple[int, int], window: int, overlap: int, shrink: int) -> WindowGrid:
+    """Plan windows over the pixels that the model sees, and return them in source pixels.
+
+    With ``shrink`` above 1 the grid may reach beyond the raster, by less than one pixel of the model.
+    """
+    if shrink > 1:  # the scores of a window are kept at source resolution
+        window = min(window, max(_WIDEST // shrink, 384))
+        overlap = min(overlap, window // 3)
+    rows, cols = (-(-length // shrink) for length in shape)
+    return plan((rows, cols), window, overlap).scaled(shrink)
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """A window that was read."""
+
+    row: int
+    col: int
+    size: tuple[int, int]
+    """Height and width of the window in the grid, source pixels."""
+    chip: Chip
+    """As the model sees it."""
+    valid: NDArray[np.bool_]
+    """bool, ``size``: where the raster has data."""
+
+    @property
+    def useful(self) -> bool:
+        """Whether anything is worth computing."""
+        return bool(self.valid.any())
+
+    @property
+    def name(self) -> str:
+        """Under which its scores are kept."""
+        return f"window-{self.row:05d}-{self.col:05d}"
+
+
+def ahead(items: Generator[T], depth: int) -> Generator[T]:
+    """Yield from ``items``, which are made in a thread of their own, up to ``depth`` ahead."""
+    ready: queue.Queue[T | BaseException | None] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(item: T | BaseException | None) -> None:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+
+    def make() -> None:
+        try:
+            with closing(items):
+                for item in items:
+                    put(item)
+                    if stop.is_set():
+                        return
+            put(None)
+        except BaseException as error:  # noqa: BLE001 - carried over to the consumer, which raises it
+            put(error)
+
+    thread = threading.Thread(target=make, name="geovl-ahead", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _read(raster: Raster, task: Task, rows: Iterable[int], multiple: int) -> Generator[_Item]:
+    """Read the windows in order; by one thread, since one open file decodes each block once."""
+    grid, shrink = task.grid, task.shrink
+    height, width = raster.info.geobox.shape
+    for row in rows:
+        for col in range(len(grid.cols.starts)):
+            window = grid.window(row, col)
+            size = (window.height, window.width)
+            if shrink == 1:
+                chip = _patiently(raster, window, multiple)
+                yield _Item(row, col, size, chip, chip.valid[: window.height, : window.width])
+                continue
+            inside = window._replace(
+                height=min(window.height, height - window.row), width=min(window.width, width - window.col)
+            )
+            fine = _patiently(raster, inside, 1)
+            beyond = ((0, window.height - inside.height), (0, window.width - inside.width))
+            yield _Item(row, col, size, coarsen(fine, shrink, multiple), np.pad(fine.valid, beyond))
+
+
+def _patiently(raster: Raster, window: Window, multiple: int) -> Chip:
+    """Read a window, again if it fails: a server's bad moment should not end a run of hours.
+
+    Raises:
+        SourceError: It failed every time.
+    """
+    for attempt in range(1, _TRIES):
+        try:
+            return raster.read(window, multiple)
+        except SourceError as error:
+            log.warning("%s Trying again (%d of %d).", error.message, attempt + 1, _TRIES)
+            time.sleep(_WAIT * attempt**2)
+            raster.reopen()
+    return raster.read(window, multiple)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """A window that the model has seen."""
+
+    item: _Item
+    scores: Floats
+    """float32 (channels, height, width), 0..1."""
+
+
+class _Batcher:
+    """Runs the model on as many chips at once as fit."""
+
+    def __init__(self, segmenter: Segmenter, task: Task) -> None:
+        self._segmenter = segmenter
+        self._task = task
+        self._most = task.batch
+
+    def __call__(self, chips: Sequence[Chip]) -> list[Floats]:
+        """Score chips: float32 (channels, h, w) each, in the pixels of the model.
+
+        Raises:
+            ModelError: One chip alone is too much.
+        """
+        found: list[Floats] = []
+        while len(found) < len(chips):
+            part = chips[len(found) : len(found) + self._most]
+            try:
+                found += self._score(part)
+            except (OutOfMemoryError, MemoryError) as error:
+                if len(part) == 1:
+                    height, width = part[0].valid.shape
+                    msg = f"One window of {width} x {height} pixels does not fit into memory: {error}"
+                    raise ModelError(msg, "Make windows smaller, e.g. --window 512, or use --device cpu.") from error
+                self._most = max(len(part) // 2, 1)
+                log.warning("Out of memory with %d windows at once; going on with %d.", len(part), self._most)
+        return found
+
+    def _score(self, chips: Sequence[Chip]) -> list[Floats]:
+        scores = [_probabilities(found) for found in self._segmenter.segment(chips, self._task.vocabulary)]
+        if not self._task.decision.unknown or not isinstance(self._segmenter, KnowsUnknown):
+            return scores
+        known = self._segmenter.familiarity(chips)
+        return [np.concatenate([one, 1 - other[None]]) for one, other in zip(scores, known, strict=True)]
+
+
+def _probabilities(scores: Scores) -> Floats:
+    return scores.probabilities()
+
+
+def _scored(items: Generator[_Item], segmenter: Segmenter, task: Task, shelf: Shelf | None) -> Generator[_Scored]:
+    """Run the model over batches of windows; those without any data are not computed."""
+    run = _Batcher(segmenter, task)
+    with closing(items):
+        while batch := list(islice(items, task.batch)):
+            useful = [item for item in batch if item.useful]
+            kept = {item.name: scores for item in useful if (scores := _kept(shelf, item)) is not None}
+            missing = [item for item in useful if item.name not in kept]
+            started = time.perf_counter()
+            for item, scores in zip(missing, run([item.chip for item in missing]), strict=True):
+                kept[item.name] = scores
+            if shelf is not None and missing and (time.perf_counter() - started) / len(missing) >= _SLOW:
+                for item in missing:
+                    shelf.save(item.name, {"scores": kept[item.name]})
+            for item in batch:
+                found = kept.get(item.name)
+                if found is None:
+                    found = np.zeros((task.decision.channels, *item.size), np.float32)
+                    found[task.decision.classes :] = 1
+                else:
+                    found = enlarge(found, item.size, task.shrink)
+                yield _Scored(item, found)
+
+
+def _kept(shelf: Shelf | None, item: _Item) -> Floats | None:
+    arrays = None if shelf is None else shelf.load(item.name)
+    return None if arrays is None else arrays["scores"].astype(np.float32, copy=False)
+
+
+def make_bands(
+    raster: Raster,
+    task: Task,
+    segmenter: Segmenter,
+    rows: Sequence[int],
+    shelf: Shelf | None = None,
+    done: Callable[[int], None] = lambda _windows: None,
+) -> Generator[Band]:
+    """Make the bands of some rows of windows, none of them settled.
+
+    Args:
+        raster: Open.
+        task: What to ask.
+        segmenter: The model.
+        rows: Rows of the grid, in rising order.
+        shelf: Keeps the scores of windows that took long, until their band was taken.
+        done: Told of each window.
+
+    Yields:
+        One band a row.
+
+    Raises:
+        SourceError: A window cannot be read.
+        ModelError: The model cannot answer.
+    """
+    items = ahead(_read(raster, task, rows, segmenter.multiple), _AHEAD)
+    scored = ahead(_scored(items, segmenter, task, shelf), 1)
+    with closing(scored):  # ends the threads
+        stitcher: Stitcher | None = None
+        for found in scored:
+            item = found.item
+            if stitcher is None:
+                stitcher = Stitcher(task.grid, item.row, task.decision)
+            band = stitcher.add(item.col, found.scores, item.valid)
+            done(1)
+            if band is not None:
+                stitcher = None
+                yield band
+                if shelf is not None:
+                    for col in range(len(task.grid.cols.starts)):
+                        shelf.drop(f"window-{item.row:05d}-{col:05d}")
