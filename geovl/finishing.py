@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geovl.palette import class_colors, rgba
-from geovl.polygonize import polygonize
+from geovl.polygonize import polygonize, tracer_for
 from geovl.raster import BlockWriter
 from geovl.runs import LABELS, SCORES, SEGMENTS, UNKNOWN, Draft
 from geovl.stitch import SCORE_NODATA, SCORE_SCALE, Band, Decision
@@ -99,6 +99,7 @@ class Finish:
             min_pixels=self.min_pixels,
             simplify=self.simplify,
             step=step,
+            tracer=tracer_for(self.geobox.shape[0] * self.geobox.shape[1]),
         )
 
 

@@ -23,6 +23,7 @@ ReadRows = Callable[[int, int], Labels]
 
 Tracer = Callable[[Strip, NDArray[np.uint8], int], Pieces]
 
+_WORTH_LOADING = 50_000_000  # pixels
 STRIP_PIXELS = 8_000_000
 """Pixels that are traced at once; memory is some 20 bytes for each."""
 
@@ -73,14 +74,28 @@ def polygonize(
         if simplify > 0 and len(pieces):
             pieces = _simplified(pieces, strip, simplify)
         whole = select(pieces, ~pieces.cut)
+        if whole is pieces:
+            whole = replace(pieces, coordinates=pieces.coordinates.copy())
+        whole.coordinates[:, 1] += np.int32(top)
         for found in (
             joiner.add(pieces, strip, top, mark=simplify <= 0),
-            replace(whole, coordinates=whole.coordinates + np.array([0, top], np.int32)),
+            whole,
         ):
             kept = select(found, _large(found, ground, min_area, min_pixels))
             if len(kept):
                 yield _polygons(kept, ground, geobox.transform, score_scale)
         step(bottom - top)
+
+
+def tracer_for(pixels: int) -> Tracer:
+    """Return the fastest tracer: the compiled one where numba is installed and the raster is worth loading it."""
+    if pixels < _WORTH_LOADING:
+        return trace
+    try:
+        from geovl.polygonize.compiled import trace as compiled  # noqa: PLC0415 - numba takes 0.6 s to load
+    except (ImportError, RuntimeError):  # RuntimeError: numba found no folder for what it compiles
+        return trace
+    return compiled
 
 
 def _strip(labels: ReadRows, top: int, bottom: int, height: int, width: int, nodata: int) -> Strip:
@@ -142,9 +157,9 @@ def _simplified(pieces: Pieces, strip: Strip, tolerance: float) -> Pieces:
 
 def _polygons(pieces: Pieces, ground: Ground, transform: Affine, score_scale: float) -> Polygons:
     """Measure regions and move them from pixels to the CRS, exteriors counter-clockwise there."""
-    columns, rows = pieces.coordinates[:, 0].astype(np.float64), pieces.coordinates[:, 1].astype(np.float64)
     area, perimeter = ground.measure(pieces.coordinates, pieces.rings, pieces.parts)
-    coordinates = np.stack(xy(transform, columns, rows), axis=1)
+    coordinates = np.empty(pieces.coordinates.shape)
+    coordinates[:, 0], coordinates[:, 1] = xy(transform, pieces.coordinates[:, 0], pieces.coordinates[:, 1])
     if transform.determinant > 0:  # rows run upwards: what was seen counter-clockwise no longer is
         coordinates = coordinates[_reversed(pieces.rings)]
     score = pieces.total / np.maximum(pieces.pixels, 1) / score_scale
@@ -158,4 +173,4 @@ def _reversed(rings: Ints) -> Ints:
     return last - ranges(np.zeros(len(size), np.int64), size)
 
 
-__all__ = ["STRIP_PIXELS", "Ground", "ReadRows", "Tracer", "polygonize", "trace"]
+__all__ = ["STRIP_PIXELS", "Ground", "ReadRows", "Tracer", "polygonize", "trace", "tracer_for"]

@@ -9,6 +9,7 @@ from geovl.types import GeoBox
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Short = NDArray[np.int32]
 
 _FAR = 5_000.0  # metres; larger polygons are summed edge by edge
 _NODES = 33  # along each axis, of the lattice over a raster at which the ground is measured
@@ -27,6 +28,21 @@ def _geodetic(crs: CRS) -> tuple[Transformer, Geod] | None:
     if base is None or geod is None:
         return None
     return Transformer.from_crs(crs, base, always_xy=True), geod
+
+
+def _moments(x: Short, y: Short, dx: Short, dy: Short) -> tuple[Floats, Floats, Floats]:
+    """Return what each edge adds to area, and to area times x and y of the centre, where edges are axis-parallel.
+
+    By Green's theorem only the edges along columns count.
+    """
+    area = x * dy.astype(np.float64)
+    return area, area * x / 2, area * (y + dy / 2)
+
+
+def _moments_slanted(x: Short, y: Short, dx: Short, dy: Short) -> tuple[Floats, Floats, Floats]:
+    """Return the same for edges of any direction."""
+    cross = (x * dy.astype(np.float64) - y * dx.astype(np.float64)) / 2
+    return cross, (2 * x + dx) * cross / 3, (2 * y + dy) * cross / 3
 
 
 class Ground:
@@ -74,7 +90,7 @@ class Ground:
         area: Floats = np.abs(step[:, 0, 0] * step[:, 1, 1] - step[:, 0, 1] * step[:, 1, 0])
         return area
 
-    def measure(self, coordinates: NDArray[np.int32], rings: Ints, parts: Ints) -> tuple[Floats, Floats]:
+    def measure(self, coordinates: Short, rings: Ints, parts: Ints) -> tuple[Floats, Floats]:
         """Return the area (m²) and the length of all rings (m) of polygons; NaN without a CRS.
 
         Args:
@@ -85,7 +101,7 @@ class Ground:
         count = len(parts) - 1
         if self._way is None or not count:
             return np.full(count, np.nan), np.full(count, np.nan)
-        x, y = coordinates[:, 0].astype(np.float64), coordinates[:, 1].astype(np.float64)
+        x, y = np.ascontiguousarray(coordinates.T)
         begins = rings[parts[:-1]]
         low_x, high_x = np.minimum.reduceat(x, begins), np.maximum.reduceat(x, begins)
         low_y, high_y = np.minimum.reduceat(y, begins), np.maximum.reduceat(y, begins)
@@ -93,22 +109,25 @@ class Ground:
         dx, dy = np.diff(x, append=x[-1:]), np.diff(y, append=y[-1:])
         last = rings[1:] - 1  # from a ring's last vertex no edge leads on
         dx[last] = dy[last] = 0
-        # from the middle of each polygon, so that digits are not lost
-        middle_x, middle_y = (low_x + high_x) / 2, (low_y + high_y) / 2
-        from_x, from_y = x - middle_x.repeat(size), y - middle_y.repeat(size)
-        cross = from_x * dy - from_y * dx
-        twice = np.add.reduceat(cross, begins)
-        centre_x = middle_x + np.add.reduceat((2 * from_x + dx) * cross, begins) / (3 * twice)
-        centre_y = middle_y + np.add.reduceat((2 * from_y + dy) * cross, begins) / (3 * twice)
-        step = self._interpolated(centre_x, centre_y)
+        # from each polygon's corner, so that digits are not lost
+        from_x, from_y = x - low_x.repeat(size), y - low_y.repeat(size)
+        slanted = bool((dx & dy).any() and ((dx != 0) & (dy != 0)).any())
+        moments = _moments_slanted if slanted else _moments
+        area, centre_x, centre_y = (np.add.reduceat(part, begins) for part in moments(from_x, from_y, dx, dy))
+        step = self._interpolated(low_x + centre_x / area, low_y + centre_y / area)
         pixel = np.abs(step[:, 0, 0] * step[:, 1, 1] - step[:, 0, 1] * step[:, 1, 0])
-        area = np.abs(twice) / 2 * pixel
-        east, north = (step[:, :, axis].repeat(size, axis=0) for axis in (0, 1))
-        sides = np.hypot(dx * east[:, 0] + dy * east[:, 1], dx * north[:, 0] + dy * north[:, 1])
-        length = np.add.reduceat(sides, begins)
+        area = np.abs(area) * pixel
+        if slanted:
+            east, north = (step[:, :, axis].repeat(size, axis=0) for axis in (0, 1))
+            sides = np.hypot(dx * east[:, 0] + dy * east[:, 1], dx * north[:, 0] + dy * north[:, 1])
+            length = np.add.reduceat(sides, begins)
+        else:
+            length = np.zeros(count)
+            for axis, moved in enumerate((dx, dy)):
+                length += np.add.reduceat(np.abs(moved), begins) * np.hypot(step[:, axis, 0], step[:, axis, 1])
         across = np.sqrt(pixel) * np.maximum(high_x - low_x, high_y - low_y)
         for index in np.flatnonzero(~(across < _FAR)):
-            area[index], length[index] = self._exact(x, y, rings[parts[index] : parts[index + 1] + 1])
+            area[index], length[index] = self._exact(coordinates, rings[parts[index] : parts[index + 1] + 1])
         return area, length
 
     def _interpolated(self, columns: Floats, rows: Floats) -> Floats:
@@ -130,14 +149,15 @@ class Ground:
         found: Floats = (top * (1 - v) + bottom * v).reshape(-1, 2, 2)
         return found
 
-    def _exact(self, x: Floats, y: Floats, rings: Ints) -> tuple[float, float]:
+    def _exact(self, coordinates: Short, rings: Ints) -> tuple[float, float]:
         """Sum one polygon along geodesics."""
         if self._way is None:
             return float("nan"), float("nan")
         transformer, geod = self._way
         area = length = 0.0
         for index, (start, stop) in enumerate(zip(rings[:-1].tolist(), rings[1:].tolist(), strict=True)):
-            lon, lat = transformer.transform(*xy(self._geobox.transform, x[start:stop], y[start:stop]))
+            columns, rows = coordinates[start:stop].T.astype(np.float64)
+            lon, lat = transformer.transform(*xy(self._geobox.transform, columns, rows))
             if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
                 return float("nan"), float("nan")
             ring_area, ring_length = geod.polygon_area_perimeter(lon, lat)

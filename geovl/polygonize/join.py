@@ -130,14 +130,18 @@ def select(pieces: Pieces, keep: Bools) -> Pieces:
     if keep.all():
         return pieces
     index = np.flatnonzero(keep)
-    rings = ranges(pieces.parts[index], np.diff(pieces.parts)[index])
-    size = np.diff(pieces.rings)[rings]
+    size = np.diff(pieces.rings)[ranges(pieces.parts[index], np.diff(pieces.parts)[index])]
     return Pieces(
-        pieces.coordinates[ranges(pieces.rings[rings], size)],
+        _rows(pieces.coordinates, np.repeat(keep, np.diff(pieces.rings[pieces.parts]))),
         np.concatenate([[0], np.cumsum(size)]),
         np.concatenate([[0], np.cumsum(np.diff(pieces.parts)[index])]),
         pieces.label[index], pieces.pixels[index], pieces.total[index], pieces.cut[index],
     )  # fmt: skip
+
+
+def _rows(pairs: Short, keep: Bools) -> Short:
+    """Return ``pairs[keep]`` of int32 (n, 2), each pair moved as one."""
+    return np.ascontiguousarray(pairs).view(np.int64)[:, 0][keep].view(np.int32).reshape(-1, 2)
 
 
 def ranges(first: Ints, length: Ints) -> Ints:

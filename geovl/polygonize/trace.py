@@ -215,7 +215,7 @@ def trace(strip: Strip, scores: NDArray[np.uint8], least: int = 0) -> Pieces:
     ring = (np.cumsum(is_first, dtype=np.int32) - 1)[first]  # visit -> ring
     rise = (y[following] - y).astype(np.float64)  # not 0 along columns only
     area = -np.bincount(ring, x * rise, len(leaders)).astype(np.float64)
-    total = -np.bincount(ring, _weighed(scores, x, y, following), minlength=len(leaders))
+    total = -np.bincount(ring, _weighed(scores, x, y, following), len(leaders)).astype(np.float64)
     of_ring = seed[leaders]  # the ring's border before it was taken apart
     piece_of = _owners(upright[1:-1], of_ring, area, x, y, keys, seed[lower], height)
     shell = area > 0
