@@ -59,8 +59,7 @@ class Finish:
                 )
             )
             for batch in self._polygons(rows, step):
-                from geovl.vectors import Batch as _B  # TEMP
-                segments.append(_B(batch.coordinates, batch.rings, batch.parts, batch.label, batch.score, batch.pixels, batch.area_m2, batch.perimeter_m))
+                segments.append(batch)
                 summary.add(batch)
             rows.finish()
             summary.seen = rows.seen

@@ -7,7 +7,7 @@ raster, scores do not know their model.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 import numpy as np
 
@@ -220,7 +220,11 @@ class ModelRecord:
 
 @dataclass(frozen=True, slots=True)
 class Polygons:
-    """Polygons as flat columns, as they flow from the raster to files."""
+    """Polygons as flat columns, as they flow from the raster to files.
+
+    Raises:
+        ValueError: The offsets do not fit the columns, or a polygon has no ring or a ring no vertex.
+    """
 
     coordinates: "NDArray[np.float64]"
     """(n, 2): x and y in the raster's CRS. Rings are closed; exteriors run counter-clockwise, holes clockwise."""
@@ -239,5 +243,50 @@ class Polygons:
     perimeter_m: "NDArray[np.float64]"
     """(polygons): length on the ground of all rings; NaN without a CRS."""
 
+    def __post_init__(self) -> None:
+        if self.coordinates.ndim != 2 or self.coordinates.shape[1] != 2:
+            msg = f"Coordinates must be (vertices, 2), got {self.coordinates.shape}"
+            raise ValueError(msg)
+        for name, offsets, end in (
+            ("rings", self.rings, len(self.coordinates)),
+            ("parts", self.parts, len(self.rings) - 1),
+        ):
+            if not len(offsets) or offsets[0] != 0 or offsets[-1] != end or (np.diff(offsets) < 1).any():
+                msg = f"Offsets of {name} must rise from 0 to {end}"
+                raise ValueError(msg)
+        for name in ("label", "score", "pixels", "area_m2", "perimeter_m"):
+            if getattr(self, name).shape != (len(self),):
+                msg = f"Column {name} must be ({len(self)},), got {getattr(self, name).shape}"
+                raise ValueError(msg)
+
     def __len__(self) -> int:
-        return len(self.label)
+        return len(self.parts) - 1
+
+    @classmethod
+    def empty(cls) -> Self:
+        """Return no polygons."""
+        offsets, whole, real = np.zeros(1, np.int64), np.empty(0, np.int64), np.empty(0)
+        return cls(np.empty((0, 2)), offsets, offsets, whole, real, whole, real, real)
+
+    def part(self, first: int, stop: int) -> "Polygons":
+        """Return polygons [first, stop); the columns are views."""
+        rings = self.rings[self.parts[first] : self.parts[stop] + 1]
+        return Polygons(
+            self.coordinates[rings[0] : rings[-1]],
+            rings - rings[0],
+            self.parts[first : stop + 1] - self.parts[first],
+            self.label[first:stop],
+            self.score[first:stop],
+            self.pixels[first:stop],
+            self.area_m2[first:stop],
+            self.perimeter_m[first:stop],
+        )
+
+    def bounds(self) -> "NDArray[np.float64]":
+        """Return the bounding boxes, float64 (4, polygons): xmin, ymin, xmax, ymax."""
+        if not len(self):
+            return np.empty((4, 0))
+        x, y = np.ascontiguousarray(self.coordinates.T)
+        first = self.rings[self.parts[:-1]]
+        low, high = np.minimum.reduceat, np.maximum.reduceat
+        return np.stack([low(x, first), low(y, first), high(x, first), high(y, first)])

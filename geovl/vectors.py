@@ -21,6 +21,7 @@ from pyproj import CRS
 
 import geovl
 from geovl.errors import RunError
+from geovl.types import Polygons
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,80 +43,6 @@ COLUMNS = ("class", "prompt", "score", "area_m2", "perimeter_m", "model", "run",
 _LARGEST = 2**31 - 1  # bytes of the WKB of a row group: the offsets are int32
 _POLYGON = np.dtype([("order", "u1"), ("kind", "<u4"), ("rings", "<u4")])  # head of a polygon in WKB: 9 bytes
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Polygons as flat columns.
-
-    Raises:
-        ValueError: The offsets do not fit the columns, or a polygon has no ring or a ring no vertex.
-    """
-
-    coordinates: Floats
-    """float64 (vertices, 2): x and y in the CRS of the raster; rings are closed."""
-    rings: Ints
-    """int64 (rings + 1): ring i has the coordinates rings[i] to rings[i + 1]."""
-    polygons: Ints
-    """int64 (polygons + 1): polygon i has the rings polygons[i] to polygons[i + 1], the exterior first."""
-    label: Ints
-    """int64 (polygons): 1 is the first class."""
-    score: Floats
-    """float64 (polygons): 0..1."""
-    pixels: Ints
-    """int64 (polygons)."""
-    area_m2: Floats
-    """float64 (polygons): square metres on the ground, NaN without a CRS."""
-    perimeter_m: Floats
-    """float64 (polygons): metres on the ground, NaN without a CRS."""
-
-    def __post_init__(self) -> None:
-        if self.coordinates.ndim != 2 or self.coordinates.shape[1] != 2:
-            msg = f"Coordinates must be (vertices, 2), got {self.coordinates.shape}"
-            raise ValueError(msg)
-        for name, offsets, end in (
-            ("rings", self.rings, len(self.coordinates)),
-            ("polygons", self.polygons, len(self.rings) - 1),
-        ):
-            if not len(offsets) or offsets[0] != 0 or offsets[-1] != end or (np.diff(offsets) < 1).any():
-                msg = f"Offsets of {name} must rise from 0 to {end}"
-                raise ValueError(msg)
-        for name in ("label", "score", "pixels", "area_m2", "perimeter_m"):
-            if getattr(self, name).shape != (len(self),):
-                msg = f"Column {name} must be ({len(self)},), got {getattr(self, name).shape}"
-                raise ValueError(msg)
-
-    def __len__(self) -> int:
-        return len(self.polygons) - 1
-
-    @classmethod
-    def empty(cls) -> Self:
-        """Return no polygons."""
-        offsets, whole, real = np.zeros(1, np.int64), np.empty(0, np.int64), np.empty(0)
-        return cls(np.empty((0, 2)), offsets, offsets, whole, real, whole, real, real)
-
-    def part(self, first: int, stop: int) -> "Batch":
-        """Return polygons [first, stop); the columns are views."""
-        rings = self.rings[self.polygons[first] : self.polygons[stop] + 1]
-        return Batch(
-            self.coordinates[rings[0] : rings[-1]],
-            rings - rings[0],
-            self.polygons[first : stop + 1] - self.polygons[first],
-            self.label[first:stop],
-            self.score[first:stop],
-            self.pixels[first:stop],
-            self.area_m2[first:stop],
-            self.perimeter_m[first:stop],
-        )
-
-    def bounds(self) -> Floats:
-        """Return the bounding boxes, float64 (4, polygons): xmin, ymin, xmax, ymax."""
-        if not len(self):
-            return np.empty((4, 0))
-        x, y = np.ascontiguousarray(self.coordinates.T)
-        first = self.rings[self.polygons[:-1]]
-        low, high = np.minimum.reduceat, np.maximum.reduceat
-        return np.stack([low(x, first), low(y, first), high(x, first), high(y, first)])
 
 
 def wkb(coordinates: Floats, rings: Ints, polygons: Ints) -> tuple[Bytes, Ints]:
@@ -149,7 +76,7 @@ def from_wkb(data: Bytes, offsets: Ints) -> tuple[Floats, Ints, Ints]:
         offsets: int64 (polygons + 1), where each begins.
 
     Returns:
-        Coordinates float64 (vertices, 2), rings and polygons as in :class:`Batch`.
+        Coordinates float64 (vertices, 2), rings and polygons as in :class:`Polygons`.
 
     Raises:
         RunError: Something is not the little-endian WKB of a polygon in two dimensions.
@@ -250,7 +177,7 @@ class Legend:
     model: str
     run: str
 
-    def table(self, batch: Batch) -> "pa.RecordBatch":
+    def table(self, batch: Polygons) -> "pa.RecordBatch":
         """Return a batch as Arrow columns: those of the file, ``COLUMNS``, and ``bbox``.
 
         Raises:
@@ -271,7 +198,7 @@ class Legend:
             "perimeter_m": pa.array(batch.perimeter_m, from_pandas=True),
             "model": _words(same, [self.model]),
             "run": _words(same, [self.run]),
-            "geometry": wkb_array(batch.coordinates, batch.rings, batch.polygons),
+            "geometry": wkb_array(batch.coordinates, batch.rings, batch.parts),
             "bbox": pa.StructArray.from_arrays([pa.array(side) for side in batch.bounds()], _CORNERS),
         }
         return pa.RecordBatch.from_pydict(columns)
@@ -311,7 +238,7 @@ class SegmentsWriter:
     def __enter__(self) -> Self:
         import pyarrow.parquet as pq  # noqa: PLC0415 - as above
 
-        schema = self._legend.table(Batch.empty()).schema
+        schema = self._legend.table(Polygons.empty()).schema
         self._sink = self.path.open("wb")
         words = [field.name for field in schema if field.name in {"class", "prompt", "model", "run"}]
         self._writer = pq.ParquetWriter(
@@ -324,14 +251,14 @@ class SegmentsWriter:
         )
         return self
 
-    def append(self, batch: Batch) -> None:
+    def append(self, batch: Polygons) -> None:
         """Add polygons; they are kept in memory until a row group is full.
 
         Raises:
             OSError: The disk is full.
             RunError: A polygon has too many vertices for WKB.
         """
-        ends = batch.rings[batch.polygons]
+        ends = batch.rings[batch.parts]
         first = 0
         while first < len(batch):
             room = ends[first] + GROUP_VERTICES - self._vertices

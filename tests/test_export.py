@@ -23,7 +23,8 @@ from shapely.geometry import shape
 from geovl.errors import ExportError, GeovlError, UsageError
 from geovl.export import formats, geoparquet
 from geovl.export.formats import FORMATS, Layer, export, resolve
-from geovl.vectors import Batch, SegmentsWriter
+from geovl.types import Polygons
+from geovl.vectors import SegmentsWriter
 from tests.fakes import write_tif
 
 
@@ -55,10 +56,10 @@ def save(frame, path):
     names = sorted(set(frame["class"])) or ["none"]
     label = np.array([names.index(name) + 1 for name in frame["class"]], np.int64)
     real = [frame[name].to_numpy(np.float64) for name in ("score", "area_m2", "perimeter_m")]
-    batch = Batch.empty()
+    batch = Polygons.empty()
     if len(frame):
         _, coordinates, (rings, polygons) = shapely.to_ragged_array(frame.geometry.to_numpy())
-        batch = Batch(coordinates, rings, polygons, label, real[0], np.ones(len(frame), np.int64), *real[1:])
+        batch = Polygons(coordinates, rings, polygons, label, real[0], np.ones(len(frame), np.int64), *real[1:])
     phrases = [dict(zip(frame["class"], frame["prompt"], strict=True)).get(name, "") for name in names]
     with SegmentsWriter(path, frame.crs, names, phrases, "m", "r") as writer:
         writer.append(batch)

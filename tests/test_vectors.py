@@ -22,7 +22,8 @@ from pyproj import CRS
 
 from geovl import vectors
 from geovl.errors import RunError
-from geovl.vectors import Batch, SegmentsWriter, flat, from_wkb, read_batches, read_head, wkb, wkb_array
+from geovl.types import Polygons
+from geovl.vectors import SegmentsWriter, flat, from_wkb, read_batches, read_head, wkb, wkb_array
 
 UTM = CRS.from_epsg(32632)
 NAMES, PHRASES = ("building", "água 水 <&>", "road"), ("house, hut", "água 水", "house, hut")
@@ -46,14 +47,14 @@ def make_batch(count, seed=0):
         coordinates[rings[polygons[:-1]] + corner] += 300 * sign
     coordinates[rings[1:] - 1] = coordinates[rings[:-1]]
     area = np.where(rng.random(count) < 0.2, np.nan, rng.random(count) * 1e4)
-    return Batch(
+    return Polygons(
         coordinates, rings, polygons, rng.integers(1, 4, count), rng.random(count), rng.integers(1, 99, count), area,
         rng.random(count),
     )  # fmt: skip
 
 
 def geometries(batch):
-    return shapely.from_ragged_array(shapely.GeometryType.POLYGON, batch.coordinates, (batch.rings, batch.polygons))
+    return shapely.from_ragged_array(shapely.GeometryType.POLYGON, batch.coordinates, (batch.rings, batch.parts))
 
 
 def frame(batch, crs=UTM):
@@ -106,10 +107,10 @@ def test_wkb_is_that_of_shapely_and_reads_back(polygons):
 
 def test_a_slice_of_an_arrow_array_is_read_as_it_is():
     batch = make_batch(9)
-    array = wkb_array(batch.coordinates, batch.rings, batch.polygons)
+    array = wkb_array(batch.coordinates, batch.rings, batch.parts)
     part = batch.part(3, 7)
     for chosen in (array[3:7], array.cast(pa.large_binary())[3:7]):
-        for one, other in zip(flat(chosen), (part.coordinates, part.rings, part.polygons), strict=True):
+        for one, other in zip(flat(chosen), (part.coordinates, part.rings, part.parts), strict=True):
             assert np.array_equal(one, other)
     assert [len(column) for column in flat(array[2:2])] == [0, 1, 1]
 
@@ -137,7 +138,7 @@ def test_more_than_wkb_holds_is_said(monkeypatch):
     monkeypatch.setattr(vectors, "_LARGEST", 500)
     batch = make_batch(20)
     with pytest.raises(RunError, match="2 GiB"):
-        wkb_array(batch.coordinates, batch.rings, batch.polygons)
+        wkb_array(batch.coordinates, batch.rings, batch.parts)
 
 
 @pytest.mark.parametrize("crs", [UTM, None, CRS.from_epsg(4326), CRS.from_proj4("+proj=laea +lat_0=5 +ellps=GRS80")])
@@ -203,11 +204,11 @@ def test_any_grouping_gives_the_same_bytes(tmp_path_factory, cuts, most, vertice
         patch.setattr(vectors, "GROUP_POLYGONS", most)
         patch.setattr(vectors, "GROUP_VERTICES", vertices)
         one = write(folder / "one.parquet", batch)
-        many = write(folder / "many.parquet", Batch.empty(), *parts)
+        many = write(folder / "many.parquet", Polygons.empty(), *parts)
     assert one.read_bytes() == many.read_bytes()
     metadata = pq.read_metadata(one)
     rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-    ends = batch.rings[batch.polygons]
+    ends = batch.rings[batch.parts]
     first = 0
     for count in rows:
         size = ends[first + count] - ends[first]
@@ -217,6 +218,12 @@ def test_any_grouping_gives_the_same_bytes(tmp_path_factory, cuts, most, vertice
         first += count
     assert_same(gpd.read_parquet(one), frame(batch))
     shutil.rmtree(folder)
+
+
+def test_any_grouping_gives_the_same_pages(tmp_path):
+    batch = make_batch(15_000)  # of more than one page of 1 MB
+    parts = [batch.part(first, min(first + 777, 15_000)) for first in range(0, 15_000, 777)]
+    assert write(tmp_path / "one.parquet", batch).read_bytes() == write(tmp_path / "many.parquet", *parts).read_bytes()
 
 
 def test_batches_are_read_in_bounded_numbers(tmp_path):
@@ -267,22 +274,22 @@ def test_a_file_that_was_changed_or_is_gone_is_said(tmp_path):
 
 def test_what_does_not_fit_together_is_refused():
     good = make_batch(5)
-    columns = {name: getattr(good, name) for name in Batch.__dataclass_fields__}
+    columns = {name: getattr(good, name) for name in Polygons.__dataclass_fields__}
     for wrong in (
         {"coordinates": good.coordinates[:, :1]}, {"coordinates": good.coordinates[1:]}, {"rings": good.rings + 1},
-        {"polygons": good.polygons[:-1]}, {"polygons": np.sort(np.append(good.polygons, 0))},
+        {"parts": good.parts[:-1]}, {"parts": np.sort(np.append(good.parts, 0))},
         {"label": good.label[1:]}, {"score": good.score[:, None]}, {"rings": np.empty(0, np.int64)},
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"must"):
-            Batch(**columns | wrong)
+            Polygons(**columns | wrong)
 
 
 def test_a_label_beyond_the_classes_is_refused_and_leaves_no_file(tmp_path):
     good = make_batch(5)
-    columns = {name: getattr(good, name) for name in Batch.__dataclass_fields__}
+    columns = {name: getattr(good, name) for name in Polygons.__dataclass_fields__}
     for label in (0, 4):
         with pytest.raises(IndexError):
-            write(tmp_path / "a.parquet", good, Batch(**columns | {"label": np.full(5, label)}))
+            write(tmp_path / "a.parquet", good, Polygons(**columns | {"label": np.full(5, label)}))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -16,7 +16,7 @@ _NODES = 33  # along each axis, of the lattice over a raster at which the ground
 _SPACING = 5_000.0  # metres; with nodes further apart the ground is measured at each polygon instead
 
 
-def xy(transform: Affine, columns: Floats, rows: Floats) -> tuple[Floats, Floats]:
+def xy(transform: Affine, columns: Floats | Short, rows: Floats | Short) -> tuple[Floats, Floats]:
     """Coordinates of pixel positions, written out because Affine takes arrays only in some versions."""
     x = transform.a * columns + transform.b * rows + transform.c
     return x, transform.d * columns + transform.e * rows + transform.f
@@ -30,12 +30,12 @@ def _geodetic(crs: CRS) -> tuple[Transformer, Geod] | None:
     return Transformer.from_crs(crs, base, always_xy=True), geod
 
 
-def _moments(x: Short, y: Short, dx: Short, dy: Short) -> tuple[Floats, Floats, Floats]:
+def _moments(x: Short, y: Short, dy: Short) -> tuple[Floats, Floats, Floats]:
     """Return what each edge adds to area, and to area times x and y of the centre, where edges are axis-parallel.
 
     By Green's theorem only the edges along columns count.
     """
-    area = x * dy.astype(np.float64)
+    area = np.multiply(x, dy, dtype=np.float64)
     return area, area * x / 2, area * (y + dy / 2)
 
 
@@ -112,8 +112,8 @@ class Ground:
         # from each polygon's corner, so that digits are not lost
         from_x, from_y = x - low_x.repeat(size), y - low_y.repeat(size)
         slanted = bool((dx & dy).any() and ((dx != 0) & (dy != 0)).any())
-        moments = _moments_slanted if slanted else _moments
-        area, centre_x, centre_y = (np.add.reduceat(part, begins) for part in moments(from_x, from_y, dx, dy))
+        moments = _moments_slanted(from_x, from_y, dx, dy) if slanted else _moments(from_x, from_y, dy)
+        area, centre_x, centre_y = (np.add.reduceat(part, begins) for part in moments)
         step = self._interpolated(low_x + centre_x / area, low_y + centre_y / area)
         pixel = np.abs(step[:, 0, 0] * step[:, 1, 1] - step[:, 0, 1] * step[:, 1, 0])
         area = np.abs(area) * pixel

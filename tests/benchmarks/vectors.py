@@ -26,7 +26,8 @@ import shapely
 from pyproj import CRS
 
 from geovl.export.formats import FORMATS, Layer, export
-from geovl.vectors import Batch, Legend, SegmentsWriter
+from geovl.types import Polygons
+from geovl.vectors import Legend, SegmentsWriter
 
 UTM = CRS.from_epsg(32632)
 NAMES = ("building", "road", "water", "tree", "grass")
@@ -36,7 +37,7 @@ STEPS = 14
 FORMATS_HERE = ("gpkg", "flatgeobuf", "shapefile", "kml", "csv", "geoparquet")
 
 
-def stairs(count: int, seed: int = 0) -> Batch:
+def stairs(count: int, seed: int = 0) -> Polygons:
     """Return polygons on the lattice of a 0.3 m raster, in UTM."""
     rng = np.random.default_rng(seed)
     left, base = rng.integers(0, 100_000, (2, count, 1))
@@ -53,7 +54,7 @@ def stairs(count: int, seed: int = 0) -> Batch:
     kept[~has_hole, -5:] = False
     sizes = np.stack([np.full(count, shells.shape[1]), np.where(has_hole, 5, 0)], axis=1).ravel()
     area = heights.sum(axis=1) - 6.0 * has_hole
-    return Batch(
+    return Polygons(
         pixels[kept] * [0.3, -0.3] + [600_000.15, 5_000_000.45],
         np.append(0, np.cumsum(sizes[sizes > 0])),
         np.append(0, np.cumsum(1 + has_hole)),
@@ -65,42 +66,40 @@ def stairs(count: int, seed: int = 0) -> Batch:
     )
 
 
-def frame(batch: Batch) -> gpd.GeoDataFrame:
+def frame(batch: Polygons) -> gpd.GeoDataFrame:
     """Return what the route through shapely and geopandas holds."""
     names = np.array(NAMES, object)[batch.label - 1]
     same = {name: np.full(len(batch), getattr(LEGEND, name), object) for name in ("model", "run")}
-    geometry = shapely.from_ragged_array(
-        shapely.GeometryType.POLYGON, batch.coordinates, (batch.rings, batch.polygons)
-    )
+    geometry = shapely.from_ragged_array(shapely.GeometryType.POLYGON, batch.coordinates, (batch.rings, batch.parts))
     columns = {"class": names, "prompt": names, "score": batch.score, "area_m2": batch.area_m2,
                "perimeter_m": batch.perimeter_m}  # fmt: skip
     kinds = dict.fromkeys(("class", "prompt", "model", "run"), "str")
     return gpd.GeoDataFrame(columns | same, geometry=geometry, crs=UTM).astype(kinds)
 
 
-def write_store(batch: Batch, path: Path) -> None:
+def write_store(batch: Polygons, path: Path) -> None:
     with SegmentsWriter(path, UTM, LEGEND.names, LEGEND.phrases, LEGEND.model, LEGEND.run) as writer:
         for first in range(0, len(batch), 5000):
             writer.append(batch.part(first, min(first + 5000, len(batch))))
 
 
-def write_store_geopandas(batch: Batch, path: Path) -> None:
+def write_store_geopandas(batch: Polygons, path: Path) -> None:
     frame(batch).to_parquet(path, compression="zstd", schema_version="1.1.0", write_covering_bbox=True)
 
 
-def write_gpkg(batch: Batch, path: Path) -> None:
+def write_gpkg(batch: Polygons, path: Path) -> None:
     parts = (
         LEGEND.table(batch.part(first, min(first + 5000, len(batch)))).drop_columns(["bbox"])
         for first in range(0, len(batch), 5000)
     )
-    schema = LEGEND.table(Batch.empty()).drop_columns(["bbox"]).schema
+    schema = LEGEND.table(Polygons.empty()).drop_columns(["bbox"]).schema
     pyogrio.write_arrow(
         pa.RecordBatchReader.from_batches(schema, parts), path, driver="GPKG", layer="segments",
         geometry_name="geometry", geometry_type="Polygon", crs="EPSG:32632",
     )  # fmt: skip
 
 
-def write_gpkg_geopandas(batch: Batch, path: Path) -> None:
+def write_gpkg_geopandas(batch: Polygons, path: Path) -> None:
     pyogrio.write_dataframe(frame(batch), path, driver="GPKG", layer="segments", geometry_type="Polygon")
 
 
@@ -166,9 +165,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        child(options.child, options.polygons, options.folder)
+        child(options.child, options.parts, options.folder)
         return
-    batch = stairs(options.polygons)
+    batch = stairs(options.parts)
     report: dict[str, object] = {"polygons": len(batch), "vertices": len(batch.coordinates)}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -194,7 +193,7 @@ def main() -> None:
                 1,
             )
         report["exports"] = exports
-        counts = (options.polygons, 4 * options.polygons)
+        counts = (options.parts, 4 * options.parts)
         report["peak_mb"] = {
             what: [round(peak(what, count, folder)) for count in counts] for what in ("write", "gpkg", "csv", "kml")
         }
