@@ -34,6 +34,8 @@ class Finish:
     """Regions of fewer pixels are dropped."""
     simplify: float
     """Pixels."""
+    square: tuple[int, ...]
+    """Labels whose outlines get right angles."""
 
     def write(self, bands: Iterator[Band], draft: Draft, step: Callable[[int], None]) -> "Summary":
         """Write the rasters and polygons of a run.
@@ -97,6 +99,7 @@ class Finish:
             min_area=self.min_area,
             min_pixels=self.min_pixels,
             simplify=self.simplify,
+            square=self.square,
             step=step,
             tracer=tracer_for(self.geobox.shape[0] * self.geobox.shape[1]),
         )

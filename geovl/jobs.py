@@ -27,6 +27,10 @@ from geovl.work import Work
 
 _BYTES_PIXEL = 0.5  # of the labels and scores of nano, compressed
 _SPECKLE = 25  # pixels; regions below are dropped unless --min-area is given
+_WALL = 3.0
+"""Pixels by which a wall may leave the labels: a model that answers every fourth pixel has them no straighter."""
+_BUILDINGS = {"building", "mobile home", "greenhouse"}
+"""Concepts that have walls."""
 _IDENTITY = ("geovl", "source", "classes", "model", "options", "shrink")
 """What of a plan decides the result."""
 
@@ -80,7 +84,10 @@ class SegmentOptions:
     min_area: float | None = None
     """Square metres; None drops regions under 25 pixels."""
     simplify: float | None = None
-    """Metres; None is one pixel, 0 keeps the pixel edges."""
+    """Metres; None is one pixel, three with ``regularize``; 0 keeps the pixel edges."""
+    regularize: bool = False
+    """Give buildings straight walls and right angles: the classes that are buildings to the model, or all where
+    none is."""
     unknown: bool = False
     """Also keep a raster of how unlike everything taught each pixel is."""
 
@@ -371,9 +378,15 @@ class Job:
         pixel = info.gsd or abs(info.geobox.transform.determinant) ** 0.5 or 1.0
         min_area = options.min_area if info.geobox.crs is not None else None
         finish = Finish(
-            info.geobox, self.vocabulary, self.task.decision, str(work.plan["model"]["id"]), min_area or 0.0,
-            0 if min_area is not None else _SPECKLE, 1.0 if options.simplify is None else options.simplify / pixel,
-        )  # fmt: skip
+            info.geobox,
+            self.vocabulary,
+            self.task.decision,
+            str(work.plan["model"]["id"]),
+            min_area=min_area or 0.0,
+            min_pixels=0 if min_area is not None else _SPECKLE,
+            simplify=self._simplify() if options.simplify is None else options.simplify / pixel,
+            square=self._square(),
+        )
         listener.stage("polygonize", info.geobox.shape[0], info.geobox.shape[0] * info.geobox.shape[1])
         with store.create(work.id) as draft:
             summary = finish.write(self._settled(), draft, listener.advance)
@@ -384,6 +397,18 @@ class Job:
             run = draft.commit(self._manifest(summary, polygonizing))
         work.remove()
         return run
+
+    def _simplify(self) -> float:
+        """Tolerance in pixels where none was given."""
+        return _WALL if self.options.regularize else 1.0
+
+    def _square(self) -> tuple[int, ...]:
+        """Labels whose outlines get right angles."""
+        if not self.options.regularize:
+            return ()
+        notes = self.work.plan["notes"]
+        buildings = [label for label, note in enumerate(notes, 1) if _BUILDINGS & set(note["nearest"][:1])]
+        return tuple(buildings or range(1, len(notes) + 1))
 
     def _manifest(self, summary: Summary, polygonizing: float) -> dict[str, Any]:
         info, plan_ = self.raster.info, self.work.plan

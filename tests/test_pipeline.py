@@ -555,3 +555,22 @@ def test_shrinking_follows_the_finest_pixels_of_the_model(tmp_path, segmenter):
         path = write_tif(tmp_path / f"{gsd}.tif", blobs(8, 8), transform=Affine(gsd, 0, 6e5, 0, -gsd, 5e6))
         with Raster(str(path)) as raster:
             assert inference.shrink_of(raster.info.gsd, segmenter) == factor
+
+
+def test_regular_outlines_have_right_angles_and_stay_where_they_are(tmp_path, store, segmenter):
+    rows, cols = np.mgrid[:200, :200]
+    slanted = (np.abs(rows + cols / 2 - 150) < 30) & (np.abs(cols - rows / 2 - 50) < 40)
+    pixels = np.repeat(np.where(slanted, 255, 0).astype(np.uint8)[None], 3, axis=0)
+    path = str(write_tif(tmp_path / "slanted.tif", pixels))
+    words = Vocabulary.from_prompts(["dark", "bright"])
+    frames = []
+    for regularize in (False, True):
+        run = segment(path, words, segmenter, store, replace(SMALL, simplify=None, regularize=regularize))
+        frame = run.to_geodataframe()
+        frames.append(frame[frame["class"] == "bright"].geometry.iloc[0])
+    plain, regular = frames
+    assert len(regular.exterior.coords) == 5
+    assert len(plain.exterior.coords) > 5
+    steps = np.diff(np.array(regular.exterior.coords), axis=0)
+    np.testing.assert_allclose((steps * np.roll(steps, 1, axis=0)).sum(axis=1), 0, atol=1e-6)  # right angles
+    assert plain.intersection(regular).area / plain.union(regular).area > 0.95

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import shapely
+import shapely.affinity
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
@@ -221,3 +222,54 @@ def test_without_a_crs_there_is_no_area():
 def test_a_raster_without_regions_gives_no_polygons():
     found = trace(np.zeros((5, 5), np.uint8))
     assert len(found.geometry) == len(found.label) == len(found.score) == len(found.area_m2) == 0
+
+
+def houses(rng, side=160, count=25):
+    """Slanted houses, some of them wall to wall in two labels."""
+    labels = np.zeros((side, side), np.uint8)
+    for _ in range(count):
+        centre, angle = rng.uniform(15, side - 15, 2), rng.uniform(0, np.pi / 2)
+        width, depth = rng.uniform(12, 22), rng.uniform(10, 16)
+        box = shapely.affinity.rotate(shapely.box(0, 0, width, depth), angle, use_radians=True, origin=(0, 0))
+        box = shapely.affinity.translate(box, *centre)
+        if not rasterize([box.buffer(1)], labels.shape)[labels > 0].any():
+            near = shapely.affinity.rotate(shapely.box(width, 0, 2 * width, depth), angle, use_radians=True, origin=(0, 0))
+            near = shapely.affinity.translate(near, *centre)
+            rasterize([(near, 2), (box, 1)], out=labels)
+    return labels
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_regular_houses_do_not_depend_on_strips_and_stay_wall_to_wall(seed):
+    labels = houses(np.random.default_rng(seed))
+    whole = trace(labels, square=(1, 2), simplify=1.5, min_pixels=25)
+    assert shapely.is_valid(whole.geometry).all()
+    shared = sum(a.intersection(b).area for i, a in enumerate(whole.geometry) for b in whole.geometry[:i])
+    assert shared == pytest.approx(0, abs=1e-6)
+    assert np.median(shapely.get_num_coordinates(whole.geometry)) <= 9
+    for rows in (7, 16, 50):
+        other = trace(labels, square=(1, 2), simplify=1.5, min_pixels=25, rows=rows)
+        assert len(other.geometry) == len(whole.geometry)
+        off = [min(shapely.hausdorff_distance(other.geometry, polygon)) for polygon in whole.geometry]
+        assert np.median(off) == pytest.approx(0, abs=1e-6)
+        assert max(off) <= 1.5  # what is only simplified depends on the order of the regions, where vertices are equal
+
+
+def test_only_the_labels_that_are_asked_for_get_right_angles():
+    labels = houses(np.random.default_rng(5))
+    found = trace(labels, square=(1,), simplify=1.0, min_pixels=25)
+    plain = trace(labels, simplify=1.0, min_pixels=25)
+    assert len(found.geometry) == len(plain.geometry)
+    corners = shapely.get_num_coordinates(found.geometry)
+    assert np.median(corners[found.label == 1]) < np.median(corners[found.label == 2])
+
+
+def test_areas_of_regular_outlines_are_those_of_their_shapes():
+    labels = houses(np.random.default_rng(1))
+    crs = CRS.from_epsg(32632)
+    box = GeoBox(labels.shape, Affine(0.5, 0, 600_000, 0, -0.5, 5_000_000), crs)
+    found = trace(labels, square=(1, 2), simplify=1.5, geobox=box)
+    for index, polygon in enumerate(found.geometry):
+        area, length = exact(polygon, crs)
+        assert found.area_m2[index] == pytest.approx(area, rel=2e-5)
+        assert found.perimeter_m[index] == pytest.approx(length, rel=2e-4)

@@ -61,6 +61,9 @@ def segment(
         float | None,
         typer.Option(help="Tolerance in m, shared edges kept. Default: one pixel; 0: off.", show_default=False),
     ] = None,
+    regularize: Annotated[
+        bool, typer.Option("--regularize", help="Give buildings straight walls and right angles; shared walls stay so.")
+    ] = False,
     unknown: Annotated[
         bool, typer.Option("--unknown", help="Also keep unknown.tif: how unlike everything taught a pixel is, 0 to 1.")
     ] = False,
@@ -110,6 +113,7 @@ def segment(
         chosen = pipeline.SegmentOptions(
             bidx=parse_bidx(bidx), stretch=stretch, window=window, overlap=overlap, batch=batch,
             threshold=threshold, min_area=min_area, simplify=simplify, unknown=unknown,
+            regularize=regularize,
         )  # fmt: skip
         execution = pipeline.Execution(
             resume=resume, shard=parse_shard(shard), workers=workers, scheduler=scheduler, device=device

@@ -5,8 +5,8 @@ The raster is read once, in strips of rows. Regions are traced in each strip
 (:mod:`~geovl.polygonize.join`); a region leaves memory as soon as it ends.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import shapely
@@ -14,8 +14,10 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from geovl.polygonize.ground import Ground, xy
-from geovl.polygonize.join import Joiner, ranges, select
-from geovl.polygonize.trace import Bools, Ints, Labels, Pieces, Strip, trace
+from geovl.polygonize.hold import Holder
+from geovl.polygonize.join import Joiner, joined, ranges, select
+from geovl.polygonize.regularize import regularize
+from geovl.polygonize.trace import Bools, Floats, Ints, Labels, Pieces, Short, Strip, trace
 from geovl.types import GeoBox, Polygons
 
 ReadRows = Callable[[int, int], Labels]
@@ -23,8 +25,9 @@ ReadRows = Callable[[int, int], Labels]
 
 Tracer = Callable[[Strip, NDArray[np.uint8], int], Pieces]
 
+_NEAR = 8.0  # tolerances; a regularised outline may come this near to one that was not
 _WORTH_LOADING = 50_000_000  # pixels
-STRIP_PIXELS = 8_000_000
+STRIP_PIXELS = 4_000_000
 """Pixels that are traced at once; memory is some 20 bytes for each."""
 
 
@@ -38,6 +41,7 @@ def polygonize(
     min_area: float = 0.0,
     min_pixels: int = 0,
     simplify: float = 1.0,
+    square: Sequence[int] = (),
     rows: int | None = None,
     step: Callable[[int], None] = lambda _rows: None,
     tracer: Tracer = trace,
@@ -54,6 +58,9 @@ def polygonize(
         min_pixels: Regions of fewer pixels are dropped.
         simplify: Pixels; tolerance of ``shapely.coverage_simplify``, which moves a border that two regions share
             only once. The raster's edges, and where borders cross from strip to strip, stay. 0 keeps the pixel edges.
+        square: Labels of buildings: their outlines get straight walls and right angles, walls that neighbours share
+            stay shared. ``simplify``, at least 1, is how far a wall may leave the pixels. Regions that lie near each
+            other are then held until all of them have ended.
         rows: Rows of a strip; by :data:`STRIP_PIXELS` when None. Only simplified borders depend on it.
         step: Called with the number of rows finished.
         tracer: :func:`~geovl.polygonize.trace.trace`, or what gives the same faster.
@@ -66,24 +73,25 @@ def polygonize(
     height, width = geobox.shape
     ground = Ground(geobox)
     rows = rows or max(STRIP_PIXELS // max(width, 1), 64)
-    joiner = Joiner()
+    joiner, holder = Joiner(), Holder(_NEAR * max(simplify, 1.0))
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         strip = _strip(labels, top, bottom, height, width, nodata)
         pieces = tracer(strip, scores(top, bottom).astype(np.uint8, copy=False), min_pixels)
-        if simplify > 0 and len(pieces):
+        if simplify > 0 and not square and len(pieces):
             pieces = _simplified(pieces, strip, simplify)
         whole = select(pieces, ~pieces.cut)
         if whole is pieces:
             whole = replace(pieces, coordinates=pieces.coordinates.copy())
         whole.coordinates[:, 1] += np.int32(top)
-        for found in (
-            joiner.add(pieces, strip, top, mark=simplify <= 0),
-            whole,
-        ):
-            kept = select(found, _large(found, ground, min_area, min_pixels))
+        batches = [joiner.add(pieces, strip, top, mark=bool(square) or simplify <= 0), whole]
+        batches = [select(found, _large(found, ground, min_area, min_pixels)) for found in batches]
+        if square:
+            batches = [holder.add(joined(*batches), joiner, bottom, last=bottom == height)]
+        for kept in batches:
             if len(kept):
-                yield _polygons(kept, ground, geobox.transform, score_scale)
+                outlines = _squared(kept, square, max(simplify, 1.0)) if square else Outlines.of(kept)
+                yield _polygons(kept, outlines, ground, geobox.transform, score_scale)
         step(bottom - top)
 
 
@@ -155,15 +163,37 @@ def _simplified(pieces: Pieces, strip: Strip, tolerance: float) -> Pieces:
     return replace(pieces, coordinates=np.rint(coordinates).astype(np.int32), rings=rings, parts=parts)
 
 
-def _polygons(pieces: Pieces, ground: Ground, transform: Affine, score_scale: float) -> Polygons:
+@dataclass(frozen=True, slots=True)
+class Outlines:
+    """Where the vertices of regions are, in pixels: all of them whole numbers, or not."""
+
+    coordinates: Short | Floats
+    rings: Ints
+    parts: Ints
+
+    @classmethod
+    def of(cls, pieces: Pieces) -> "Outlines":
+        """Return the outlines as traced."""
+        return cls(pieces.coordinates, pieces.rings, pieces.parts)
+
+
+def _squared(pieces: Pieces, labels: Sequence[int], tolerance: float) -> Outlines:
+    """Give the regions of some labels right angles."""
+    chosen = np.isin(pieces.label, labels)
+    found = regularize(pieces.coordinates.astype(np.float64), pieces.rings, pieces.parts, tolerance, chosen)
+    return Outlines(found.coordinates, found.rings, found.polygons)
+
+
+def _polygons(pieces: Pieces, outlines: Outlines, ground: Ground, transform: Affine, score_scale: float) -> Polygons:
     """Measure regions and move them from pixels to the CRS, exteriors counter-clockwise there."""
-    area, perimeter = ground.measure(pieces.coordinates, pieces.rings, pieces.parts)
-    coordinates = np.empty(pieces.coordinates.shape)
-    coordinates[:, 0], coordinates[:, 1] = xy(transform, pieces.coordinates[:, 0], pieces.coordinates[:, 1])
+    rings, parts = outlines.rings, outlines.parts
+    area, perimeter = ground.measure(outlines.coordinates, rings, parts)
+    coordinates = np.empty(outlines.coordinates.shape)
+    coordinates[:, 0], coordinates[:, 1] = xy(transform, outlines.coordinates[:, 0], outlines.coordinates[:, 1])
     if transform.determinant > 0:  # rows run upwards: what was seen counter-clockwise no longer is
-        coordinates = coordinates[_reversed(pieces.rings)]
+        coordinates = coordinates[_reversed(rings)]
     score = pieces.total / np.maximum(pieces.pixels, 1) / score_scale
-    return Polygons(coordinates, pieces.rings, pieces.parts, pieces.label, score, pieces.pixels, area, perimeter)
+    return Polygons(coordinates, rings, parts, pieces.label, score, pieces.pixels, area, perimeter)
 
 
 def _reversed(rings: Ints) -> Ints:

@@ -10,6 +10,7 @@ from geovl.types import GeoBox
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Short = NDArray[np.int32]
+Places = Short | Floats
 
 _FAR = 5_000.0  # metres; larger polygons are summed edge by edge
 _NODES = 33  # along each axis, of the lattice over a raster at which the ground is measured
@@ -30,7 +31,7 @@ def _geodetic(crs: CRS) -> tuple[Transformer, Geod] | None:
     return Transformer.from_crs(crs, base, always_xy=True), geod
 
 
-def _moments(x: Short, y: Short, dy: Short) -> tuple[Floats, Floats, Floats]:
+def _moments(x: Places, y: Places, dy: Places) -> tuple[Floats, Floats, Floats]:
     """Return what each edge adds to area, and to area times x and y of the centre, where edges are axis-parallel.
 
     By Green's theorem only the edges along columns count.
@@ -39,7 +40,7 @@ def _moments(x: Short, y: Short, dy: Short) -> tuple[Floats, Floats, Floats]:
     return area, area * x / 2, area * (y + dy / 2)
 
 
-def _moments_slanted(x: Short, y: Short, dx: Short, dy: Short) -> tuple[Floats, Floats, Floats]:
+def _moments_slanted(x: Places, y: Places, dx: Places, dy: Places) -> tuple[Floats, Floats, Floats]:
     """Return the same for edges of any direction."""
     cross = (x * dy.astype(np.float64) - y * dx.astype(np.float64)) / 2
     return cross, (2 * x + dx) * cross / 3, (2 * y + dy) * cross / 3
@@ -90,7 +91,7 @@ class Ground:
         area: Floats = np.abs(step[:, 0, 0] * step[:, 1, 1] - step[:, 0, 1] * step[:, 1, 0])
         return area
 
-    def measure(self, coordinates: Short, rings: Ints, parts: Ints) -> tuple[Floats, Floats]:
+    def measure(self, coordinates: Short | Floats, rings: Ints, parts: Ints) -> tuple[Floats, Floats]:
         """Return the area (m²) and the length of all rings (m) of polygons; NaN without a CRS.
 
         Args:
@@ -111,7 +112,7 @@ class Ground:
         dx[last] = dy[last] = 0
         # from each polygon's corner, so that digits are not lost
         from_x, from_y = x - low_x.repeat(size), y - low_y.repeat(size)
-        slanted = bool((dx & dy).any() and ((dx != 0) & (dy != 0)).any())
+        slanted = bool(((dx != 0) & (dy != 0)).any())
         moments = _moments_slanted(from_x, from_y, dx, dy) if slanted else _moments(from_x, from_y, dy)
         area, centre_x, centre_y = (np.add.reduceat(part, begins) for part in moments)
         step = self._interpolated(low_x + centre_x / area, low_y + centre_y / area)
@@ -149,7 +150,7 @@ class Ground:
         found: Floats = (top * (1 - v) + bottom * v).reshape(-1, 2, 2)
         return found
 
-    def _exact(self, coordinates: Short, rings: Ints) -> tuple[float, float]:
+    def _exact(self, coordinates: Short | Floats, rings: Ints) -> tuple[float, float]:
         """Sum one polygon along geodesics."""
         if self._way is None:
             return float("nan"), float("nan")

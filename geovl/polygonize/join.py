@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from geovl.polygonize.trace import Bools, Floats, Ints, Pieces, Short, Strip, cycles
+from geovl.polygonize.trace import Bools, Floats, Ints, Pieces, Short, Strip, cycles, nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class Joiner:
             following,
             np.concatenate([self._chains.region, chains.region + old_regions]),
         )
-        root = _components(old_regions + len(cut), self._cut.region, above.region)
+        root = components(old_regions + len(cut), self._cut.region, above.region)
         regions = _Regions(
             np.concatenate([self._regions.label, cut.label]),
             np.bincount(root, np.concatenate([self._regions.pixels, cut.pixels]), len(root)).astype(np.int64),
@@ -108,6 +108,10 @@ class Joiner:
         finished = _assemble(_pick(every, done, root), regions, ended)
         self._keep(every, ~done, root, regions, is_open, below)
         return finished
+
+    def waiting(self) -> tuple[Short, Ints]:
+        """Return the borders of unfinished regions: vertices (n, 2), and offsets (lines + 1) into them."""
+        return self._chains.vertices[:, :2], self._chains.offsets
 
     def _keep(self, chains: _Chains, stay: Bools, root: Ints, regions: _Regions, is_open: Bools, below: _Cut) -> None:
         """Remember what is unfinished, numbered anew."""
@@ -137,6 +141,18 @@ def select(pieces: Pieces, keep: Bools) -> Pieces:
         np.concatenate([[0], np.cumsum(np.diff(pieces.parts)[index])]),
         pieces.label[index], pieces.pixels[index], pieces.total[index], pieces.cut[index],
     )  # fmt: skip
+
+
+def joined(one: Pieces, two: Pieces) -> Pieces:
+    """Return both, one after the other."""
+    if not len(one) or not len(two):
+        return two if len(two) else one
+    return Pieces(
+        np.concatenate([one.coordinates, two.coordinates]),
+        np.concatenate([one.rings, two.rings[1:] + one.rings[-1]]),
+        np.concatenate([one.parts, two.parts[1:] + one.parts[-1]]),
+        *(np.concatenate([getattr(one, name), getattr(two, name)]) for name in ("label", "pixels", "total", "cut")),
+    )
 
 
 def _rows(pairs: Short, keep: Bools) -> Short:
@@ -215,7 +231,7 @@ def _marks(strip: Strip, x: Short, y: Short) -> Bools:
     return found
 
 
-def _components(count: int, one: Ints, two: Ints) -> Ints:
+def components(count: int, one: Ints, two: Ints) -> Ints:
     """Lowest member of the component of each of ``count`` items that pairs link."""
     root = np.arange(count)
     while True:
@@ -254,8 +270,7 @@ def _assemble(chains: _Chains, regions: _Regions, ended: Bools) -> Pieces:
         ended: (regions): which of them are finished.
     """
     if not len(chains.region):
-        none, zero = np.empty(0, np.int64), np.zeros(1, np.int64)
-        return Pieces(np.empty((0, 2), np.int32), zero, zero, none, none, np.empty(0), np.empty(0, np.bool_))
+        return nothing()
     length = np.diff(chains.offsets) - 1  # the last vertex is the first of the chain that follows
     first, place = cycles(chains.following.astype(np.int32))
     order = np.lexsort((place, first))

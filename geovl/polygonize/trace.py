@@ -198,7 +198,7 @@ def trace(strip: Strip, scores: NDArray[np.uint8], least: int = 0) -> Pieces:
     up, down, west, east = upright[:-1], upright[1:], across[:, :-1], across[:, 1:]
     where = np.flatnonzero((up | down) & (west | east))
     if not len(where):
-        return _nothing()
+        return nothing()
     row, col = (part.astype(np.int32) for part in np.divmod(where, width + 1))
     code = _UP * up.ravel()[where] + _DOWN * down.ravel()[where]
     beside = where + row  # the borders between rows have one column more
@@ -263,7 +263,8 @@ def _laid_out(x: Short, y: Short, ring: Short, place: Short, order: Ints, count:
     return coordinates, offsets
 
 
-def _nothing() -> Pieces:
+def nothing() -> Pieces:
+    """Return no pieces."""
     none, zero = np.empty(0, np.int64), np.zeros(1, np.int64)
     return Pieces(np.empty((0, 2), np.int32), zero, zero, none, none, np.empty(0), np.empty(0, np.bool_))
 
