@@ -9,19 +9,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from affine import Affine
 from numpy.typing import NDArray
+from pyproj import CRS
 
 import geovl
 from geovl import sources
 from geovl.errors import RasterError, RunError, UsageError
 from geovl.finishing import Finish, Summary
 from geovl.inference import Task, make_bands, plan_windows, shrink_of
-from geovl.raster import Raster, RasterInfo
-from geovl.runs import Run, RunStore, new_id, sha256
+from geovl.polygonize import Ground
+from geovl.raster import Raster, RasterInfo, Stretch
+from geovl.runs import MANIFEST, Run, RunStore, new_id, sha256
 from geovl.segmenters.base import Segmenter
 from geovl.sources import Source
 from geovl.stitch import Band, Decision, settle
-from geovl.types import ClassPrompt, PromptNote, Vocabulary, Window
+from geovl.types import ClassPrompt, GeoBox, PromptNote, Vocabulary, Window
 from geovl.windows import plan
 from geovl.work import Work
 
@@ -107,7 +110,7 @@ class SegmentOptions:
 
 def plan_of(
     source: Source,
-    info: RasterInfo,
+    raster: Raster,
     vocabulary: Vocabulary,
     segmenter: Segmenter,
     notes: tuple[PromptNote, ...],
@@ -115,12 +118,13 @@ def plan_of(
     run_id: str | None,
 ) -> dict[str, Any]:
     """Return everything that a process elsewhere needs to know to make a part of a run, as JSON can hold it."""
-    record = segmenter.record
+    record, info = segmenter.record, raster.info
     return {
         "id": run_id or new_id(),
         "geovl": geovl.__version__,
         "source": sources.fingerprint(source.path, hashed=False),
-        "opened": asdict(source) | {"path": _everywhere(source.path)},
+        "opened": {"name": source.name, "path": sources.redacted(everywhere(source.path))},
+        "raster": _described(info, raster.stretch),
         "classes": [{"name": entry.name, "phrases": list(entry.phrases)} for entry in vocabulary.classes],
         "model": {"id": record.id, "version": record.version, "weights": record.weights},
         "options": asdict(options) | {"bidx": list(options.bidx) if options.bidx else None},
@@ -137,7 +141,7 @@ def opened(source: Source, options: SegmentOptions) -> Raster:
     return Raster(source.path, options.bidx, options.stretch, drivers)
 
 
-def _everywhere(path: str) -> str:
+def everywhere(path: str) -> str:
     """Return a path that means the same in every folder."""
     return str(Path(path).resolve()) if Path(path).exists() else path
 
@@ -147,10 +151,51 @@ def _options(stored: dict[str, Any]) -> SegmentOptions:
     return SegmentOptions(**(stored | {"bidx": tuple(bidx) if bidx else None}))
 
 
-def source_of(work: Work) -> Source:
-    """Return the source of an unfinished run."""
-    stored = work.plan["opened"]
-    return Source(stored["name"], stored["path"], stored["remote"], trusted=stored["trusted"])
+def identity_of(plan_: dict[str, Any], *, shared: bool = True) -> dict[str, Any]:
+    """Return what of a plan decides the result: runs with equal ones have the same bytes.
+
+    Args:
+        plan_: See :func:`plan_of`.
+        shared: False makes the identity of a source whose content cannot be known one that no other run has.
+    """
+    identity = {key: plan_[key] for key in _IDENTITY}
+    identity["options"] = {key: value for key, value in plan_["options"].items() if key != "batch"}
+    if plan_["source"].get("kind") == "path" and not shared:
+        identity["only"] = plan_["id"]
+    return identity
+
+
+def _described(info: RasterInfo, stretch: Stretch | None) -> dict[str, Any]:
+    """Return what is known of a raster, as JSON can hold it: whoever goes on with a run needs the very same."""
+    box = info.geobox
+    return {
+        "path": sources.redacted(info.path),
+        "driver": info.driver,
+        "shape": list(box.shape),
+        "transform": list(box.transform)[:6],
+        "crs": None if box.crs is None else box.crs.to_wkt(),
+        "count": info.count,
+        "dtype": info.dtype,
+        "bands": list(info.bands),
+        "gsd": info.gsd,
+        "warnings": list(info.warnings),
+        "stretch": None if stretch is None else {"low": list(stretch.low), "high": list(stretch.high)},
+    }
+
+
+def _info_of(stored: dict[str, Any]) -> RasterInfo:
+    crs = None if stored["crs"] is None else CRS.from_wkt(stored["crs"])
+    height, width = stored["shape"]
+    box = GeoBox((height, width), Affine(*stored["transform"]), crs)
+    return RasterInfo(
+        stored["path"], stored["driver"], box, stored["count"], stored["dtype"], tuple(stored["bands"]),
+        stored["gsd"], tuple(stored["warnings"]),
+    )  # fmt: skip
+
+
+def _stretch_of(stored: dict[str, Any]) -> Stretch | None:
+    found = stored["stretch"]
+    return None if found is None else Stretch(tuple(found["low"]), tuple(found["high"]))
 
 
 def _warnings(
@@ -169,8 +214,11 @@ def _warnings(
             f"The raster has {info.gsd:.3g} m per pixel; {segmenter.record.id} was trained on "
             f"{span[0]:g} to {span[1]:g} m. Expect poor results."
         )
-    if options.min_area and info.geobox.crs is None:
-        yield "--min-area is in square metres and the raster has no CRS: only regions under 25 pixels are dropped."
+    if options.min_area and not Ground(info.geobox).measures:
+        yield (
+            "--min-area is in square metres and the raster has no place on Earth (no CRS, or a local one): "
+            "only regions under 25 pixels are dropped."
+        )
 
 
 def _name(row: int) -> str:
@@ -188,14 +236,21 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
+class PartError(RunError):
+    """A part of a run that was kept is damaged."""
+
+
 class Job:
     """One raster, opened, and the unfinished run that it becomes; a context manager."""
 
-    def __init__(self, raster: Raster, plan_: dict[str, Any], identity: dict[str, Any], root: Path) -> None:
-        self.raster = raster
+    def __init__(
+        self, info: RasterInfo, plan_: dict[str, Any], identity: dict[str, Any], store: RunStore, raster: Raster | None
+    ) -> None:
+        self.info = info
         self.identity = identity
+        self._raster = raster
         self._plan = plan_
-        self._root = root
+        self._store = store
         self._started = time.perf_counter()
         self.made_here = 0
         """Rows of windows made by this process, or for it."""
@@ -203,8 +258,8 @@ class Job:
         self.vocabulary = Vocabulary(
             tuple(ClassPrompt(entry["name"], tuple(entry["phrases"])) for entry in plan_["classes"])
         )
-        options, shape = self.options, raster.info.geobox.shape
-        grid = plan_windows(shape, options.window, options.overlap, plan_["shrink"])
+        options = self.options
+        grid = plan_windows(info.geobox.shape, options.window, options.overlap, plan_["shrink"])
         nodata = 255 if len(self.vocabulary) < 255 else 65535
         decision = Decision(len(self.vocabulary), options.threshold, nodata, options.unknown)
         self.task = Task(self.vocabulary, grid, plan_["shrink"], decision, options.batch)
@@ -221,39 +276,37 @@ class Job:
         options: SegmentOptions,
         store: RunStore,
         run_id: str | None,
+        *,
+        shared: bool,
     ) -> Self:
         """Open a raster and plan its run; :meth:`begin_work` then begins it, or goes on with it."""
         raster = opened(source, options)
         try:
-            plan_ = plan_of(source, raster.info, vocabulary, segmenter, notes, options, run_id)
-            job = cls(raster, plan_, {key: plan_[key] for key in _IDENTITY}, store.folder)
+            plan_ = plan_of(source, raster, vocabulary, segmenter, notes, options, run_id)
+            return cls(raster.info, plan_, identity_of(plan_, shared=shared), store, raster)
         except BaseException:
             raster.close()
             raise
-        return job
 
     @classmethod
-    def resume(cls, work: Work, store: RunStore | None) -> Self:
-        """Open the raster of an unfinished run.
+    def resume(cls, work: Work, store: RunStore, source: Source | None = None) -> Self:
+        """Take up an unfinished run.
+
+        Args:
+            work: What there is of it.
+            store: Where it is.
+            source: Its raster, to make more of it; None only to finish it.
 
         Raises:
-            RunError: The raster is no longer what it was.
+            SourceError: The raster cannot be read.
         """
         plan_ = work.plan
-        options = _options(plan_["options"])
-        source = source_of(work)
-        raster = opened(source, options)
-        try:
-            if sources.fingerprint(source.path, hashed=False) != plan_["source"]:
-                msg = f"{source.name} was changed since run {work.id} was begun."
-                raise RunError(msg, f"Start anew: geovl runs remove {work.id}, then the same command.")
-            job = cls(
-                raster, plan_, {key: plan_[key] for key in _IDENTITY}, store.folder if store else work.folder.parent
-            )
-            job.work = work
-        except BaseException:
-            raster.close()
-            raise
+        raster = None
+        if source is not None:
+            drivers = None if source.trusted else sources.REMOTE_DRIVERS
+            raster = Raster(source.path, _options(plan_["options"]).bidx, _stretch_of(plan_["raster"]), drivers)
+        job = cls(_info_of(plan_["raster"]), plan_, identity_of(plan_), store, raster)
+        job.work = work
         return job
 
     def begin_work(self, *, anew: bool = False) -> None:
@@ -264,29 +317,49 @@ class Job:
 
         Raises:
             OSError: The folder cannot be made.
+            RunError: What was made before is being worked on.
         """
-        self.work = Work.begin(self._root, self._plan, self.identity)
-        if anew and not self.work.empty():
+        self.work = Work.begin(self._store.folder, self._plan, self.identity)
+        # a kill between the end of a run and the removal of its parts leaves both
+        ended = (self._store.folder / self.work.id / MANIFEST).is_file()
+        if (anew and not self.work.empty()) or ended:
             with self.work.claimed(alone=True):
                 self.work.remove()
-            self.work = Work.begin(self._root, self._plan, self.identity)
+            self.work = Work.begin(self._store.folder, self._plan, self.identity)
+        if self._raster is not None:
+            self._raster.stretch = _stretch_of(self.work.plan["raster"])  # that of whoever began
+
+    def check_source(self) -> None:
+        """Refuse to go on with a local source that is not what it was when the run was begun.
+
+        Raises:
+            RunError: It was changed.
+        """
+        stored = self.work.plan["source"]
+        path = self.work.plan["opened"]["path"]
+        if stored.get("kind") in {"file", "vrt"} and Path(path).exists():
+            if sources.fingerprint(path, hashed=False) == stored:
+                return
+            msg = f"{path} was changed since run {self.work.id} was begun."
+            raise RunError(msg, f"Start anew: geovl runs remove {self.work.id}, then the same command.")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.raster.close()
+        if self._raster is not None:
+            self._raster.close()
 
     def band_bytes(self) -> int:
         """Memory of a band and of the zones around it."""
         grid, decision = self.task.grid, self.task.decision
-        width = self.raster.info.geobox.shape[1]
+        width = self.info.geobox.shape[1]
         zone = max((stop - first for first, stop in grid.rows.zones), default=0)
         return width * (grid.rows.size * (2 + decision.unknown) + 3 * 4 * decision.channels * zone)
 
     def temporary_bytes(self) -> int:
         """Disk that the parts of the run take until it is finished, about."""
-        height, width = self.raster.info.geobox.shape
+        height, width = self.info.geobox.shape
         zone = max((stop - first for first, stop in self.task.grid.rows.zones), default=0)
         decision = self.task.decision
         return round(height * width * _BYTES_PIXEL * (1.5 if decision.unknown else 1)) + 2 * 4 * (
@@ -299,7 +372,8 @@ class Job:
         Raises:
             RunError: There is too little.
         """
-        need, free = 2 * self.temporary_bytes(), free_bytes(folder)
+        to_make = len(self.missing()) / self.rows
+        need, free = round((1 + to_make) * self.temporary_bytes()), free_bytes(folder)
         if need > free:
             msg = f"The run needs about {need / 1e9:.2f} GB of disk; {free / 1e9:.2f} GB are free in {folder}."
             raise RunError(msg, "Free some space or choose another folder with --store")
@@ -308,18 +382,24 @@ class Job:
         """Rows of windows that are not made yet."""
         return [row for row in range(self.rows) if not self.work.has(_name(row))]
 
-    def rows_of(self, shard: tuple[int, int] | None) -> list[int]:
-        """Return the rows of windows that are to be made: what is missing, or what is missing of a shard (k, n)."""
-        rows = self.missing()
-        if shard is None:
-            return rows
-        first, stop = (self.rows * k // shard[1] for k in (shard[0] - 1, shard[0]))
-        return [row for row in rows if first <= row < stop]
+    def rows_to_make(self, first: int, stop: int) -> list[int]:
+        """Return the rows of windows that are missing between two.
+
+        Where a band was damaged, the band above is made again too: what they share was kept only until both were there.
+        """
+        rows = [row for row in self.missing() if first <= row < stop]
+        above = {
+            row - 1 for row in rows if row and self.work.has(_name(row - 1)) and not self.work.has(_zone_name(row - 1))
+        }
+        return sorted({*rows, *above})
 
     def make(self, segmenter: Segmenter, rows: Sequence[int], listener: Listener) -> None:
         """Make rows of windows in this process, each kept as soon as it is done."""
+        if self._raster is None:
+            msg = f"Run {self.work.id} was taken up without its raster."
+            raise RunError(msg)
         before: Band | None = None
-        with closing(make_bands(self.raster, self.task, segmenter, rows, self.work, listener.advance)) as bands:
+        with closing(make_bands(self._raster, self.task, segmenter, rows, self.work, listener.advance)) as bands:
             for band in bands:
                 self._keep(band, before)
                 before = band
@@ -333,6 +413,8 @@ class Job:
             above = found["below"]
         if band.below is not None:
             self.work.save(_zone_name(row), {"below": band.below})
+        if self.work.has(_name(row)):
+            return  # made again for its zone only; what is there is settled, and may be so for good
         settled = band if above is None else settle(band, above, self.task.decision)
         arrays: dict[str, NDArray[Any]] = {"labels": settled.labels, "scores": settled.scores}
         if settled.unknown is not None:
@@ -347,7 +429,7 @@ class Job:
         """Yield every band, settled.
 
         Raises:
-            RunError: One is damaged; it was removed, and is made when the run is resumed.
+            PartError: One is damaged; it was removed, and is made when the run is resumed.
         """
         grid = self.task.grid
         for row in range(self.rows):
@@ -355,11 +437,10 @@ class Job:
             zone: dict[str, Any] | None = {}
             if arrays is not None and "above" in arrays:
                 zone = self.work.load(_zone_name(row - 1))
-                if zone is None:  # its band must be made again to have it
-                    self.work.drop(_name(row - 1))
             if arrays is None or zone is None:
+                self.work.drop(_name(row))
                 msg = f"Part {row + 1} of {self.rows} of run {self.work.id} was damaged on disk."
-                raise RunError(msg, "Give the same command again: it makes that part anew and goes on.")
+                raise PartError(msg, "Give the same command again: it makes that part anew and goes on.")
             top, bottom = grid.rows.zone_before(row)[0], grid.rows.zone_after(row)[0]
             window = Window(top, 0, bottom - top, arrays["labels"].shape[1])
             band = Band(
@@ -367,16 +448,18 @@ class Job:
             )
             yield settle(band, zone["below"], self.task.decision) if zone else band
 
-    def finish(self, store: RunStore, listener: Listener) -> Run:
+    def finish(self, listener: Listener) -> Run:
         """Read the bands once: write the rasters and the polygons, and leave the run.
 
         Raises:
             RasterError: No pixel of the raster is valid.
+            PartError: What was kept is damaged.
+            RunError: The source was changed meanwhile.
         """
-        info, work, options = self.raster.info, self.work, self.options
+        info, work, options = self.info, self.work, self.options
         polygonizing = time.perf_counter()
         pixel = info.gsd or abs(info.geobox.transform.determinant) ** 0.5 or 1.0
-        min_area = options.min_area if info.geobox.crs is not None else None
+        min_area = options.min_area if Ground(info.geobox).measures else None
         finish = Finish(
             info.geobox,
             self.vocabulary,
@@ -388,12 +471,13 @@ class Job:
             square=self._square(),
         )
         listener.stage("polygonize", info.geobox.shape[0], info.geobox.shape[0] * info.geobox.shape[1])
-        with store.create(work.id) as draft:
+        with self._store.create(work.id) as draft:
             summary = finish.write(self._settled(), draft, listener.advance)
             if not summary.seen:
                 work.remove()
                 msg = f"{info.path!r} has no valid pixel: it is all nodata."
                 raise RasterError(msg, "Check the nodata value with: rio info FILE")
+            self.check_source()
             run = draft.commit(self._manifest(summary, polygonizing))
         work.remove()
         return run
@@ -411,14 +495,14 @@ class Job:
         return tuple(buildings or range(1, len(notes) + 1))
 
     def _manifest(self, summary: Summary, polygonizing: float) -> dict[str, Any]:
-        info, plan_ = self.raster.info, self.work.plan
+        info, plan_ = self.info, self.work.plan
         now = time.perf_counter()
         seconds = now - self._started
         pixels = info.geobox.shape[0] * info.geobox.shape[1]
         return {
             "geovl": geovl.__version__,
             "identity": self.identity,
-            "source": _source(self.raster, str(plan_["opened"]["name"])),
+            "source": _source(info, plan_),
             "working_gsd": None if info.gsd is None else info.gsd * self.task.shrink,
             "model": plan_["model"],
             "parameters": plan_["options"],
@@ -437,13 +521,12 @@ class Job:
         }
 
 
-def _source(raster: Raster, name: str) -> dict[str, Any]:
-    info = raster.info
-    path = Path(info.path)
+def _source(info: RasterInfo, plan_: dict[str, Any]) -> dict[str, Any]:
+    path = Path(plan_["opened"]["path"])
     on_disk = path.is_file()
-    stretch = None if raster.stretch is None else {"low": raster.stretch.low, "high": raster.stretch.high}
     return {
-        "path": str(path.resolve()) if on_disk else name,  # the path of a remote one may hold a signature
+        # the path of a remote one may hold a signature
+        "path": str(path) if on_disk else str(plan_["opened"]["name"]),
         "bytes": path.stat().st_size if on_disk else None,
         "sha256": sha256(path) if on_disk else None,
         "driver": info.driver,
@@ -453,5 +536,5 @@ def _source(raster: Raster, name: str) -> dict[str, Any]:
         "gsd": info.gsd,
         "dtype": info.dtype,
         "bands": list(info.bands),
-        "stretch": stretch,
+        "stretch": plan_["raster"]["stretch"],
     }

@@ -11,8 +11,8 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from rasterio.errors import RasterioError
 from geovl import catalog, distributed, sources, weights
 from geovl.errors import RunError, UsageError
 from geovl.inference import make_bands
-from geovl.jobs import Job, Listener, SegmentOptions, Silent, free_bytes, opened, plan_of, source_of
+from geovl.jobs import Job, Listener, PartError, SegmentOptions, Silent, everywhere, free_bytes, opened, plan_of
 from geovl.polygonize import STRIP_PIXELS
 from geovl.runs import Run, RunStore
 from geovl.segmenters import registry
@@ -35,6 +35,7 @@ _BYTES_PIXEL = 0.5  # of the labels and scores of nano, compressed
 _FINISH_SECONDS = 0.05  # a megapixel, once the bands are made
 _TRACE_BYTES = 20  # a pixel of a strip of the tracer
 _USUAL_PEAK = 600_000_000  # bytes, of nano
+_TRIES = 3  # of a run whose parts turn out to be damaged
 _TASKS = 64  # at least into so many a run is divided for workers elsewhere, if it has as many rows
 
 
@@ -67,6 +68,12 @@ class Execution:
         if self.shard is not None and (self.workers or self.scheduler):
             msg = "--shard makes a part without any engine; --workers and --scheduler divide the run themselves."
             raise UsageError(msg, "Use one of them.")
+        if self.workers and self.scheduler:
+            msg = "--workers starts processes here; a --scheduler has its own."
+            raise UsageError(msg, "Use one of them.")
+        if self.shard is not None and self.resume is False:
+            msg = "--no-resume throws away what was made, and with --shard that is what the other shards made."
+            raise UsageError(msg, "Remove the unfinished run first, see geovl runs list; then make all shards.")
 
     @property
     def spread(self) -> bool:
@@ -101,12 +108,13 @@ def mosaic(found: Sequence[Source], store: RunStore) -> Source:
         SourceError: They do not fit together.
         RunError: The store cannot be written.
     """
-    names = hashlib.sha256("\n".join(entry.path for entry in found).encode()).hexdigest()[:16]
+    paths = [everywhere(entry.path) for entry in found]
+    names = hashlib.sha256("\n".join(map(sources.redacted, paths)).encode()).hexdigest()[:16]
     folder = store.root / "mosaics" / names
     with store.writable():
         folder.mkdir(parents=True, exist_ok=True)
         with rasterio.Env(**sources.environment(any(entry.remote for entry in found))):
-            path = sources.mosaic([entry.path for entry in found], folder)
+            path = sources.mosaic(paths, folder)
     return replace(sources.resolve(str(path))[0], name=f"mosaic of {len(found)} rasters")
 
 
@@ -148,7 +156,9 @@ def segment(
         msg = f"{segmenter.record.id} cannot tell what it does not know."
         raise UsageError(msg, "Leave --unknown out, or use --model nano.")
     source = Source(source, source) if isinstance(source, str) else source
-    with sources.reading(source), Job.begin(source, vocabulary, segmenter, notes, options, store, run_id) as job:
+    shared = execution.shard is not None
+    begin = partial(Job.begin, source, vocabulary, segmenter, notes, options, store, run_id, shared=shared)
+    with sources.reading(source), begin() as job:
         if execution.resume and (done := _finished(store, job.identity)):
             listener.warn(f"Run {done.id} is the same and finished; nothing is made again.")
             return done
@@ -156,10 +166,17 @@ def segment(
             job.begin_work(anew=execution.resume is False)
         for warning in job.work.plan["warnings"]:
             listener.warn(warning)
-        with job.work.claimed(alone=execution.shard is None), _writing(store.folder):
+        with _writing(store.folder), job.work.claimed(alone=not shared):
             job.check_disk(store.folder)
-            _make(job, segmenter, execution, listener)
-            return None if execution.shard else job.finish(store, listener)
+            for _ in range(_TRIES):
+                _make(job, source, segmenter, execution, listener)
+                if shared:
+                    return None
+                try:
+                    return job.finish(listener)
+                except PartError as error:  # it was removed: make it again
+                    listener.warn(error.message)
+            return job.finish(listener)
 
 
 def merge(store: RunStore, run_id: str | None = None, listener: Listener | None = None) -> Run:
@@ -171,17 +188,17 @@ def merge(store: RunStore, run_id: str | None = None, listener: Listener | None 
         listener: Told of progress.
 
     Raises:
-        RunError: There is no such run, or parts of it are missing.
-        SourceError: Its source is gone.
+        RunError: There is no such run, parts of it are missing, or its source was changed.
     """
     work = store.unfinished(run_id)
-    with sources.reading(source_of(work)), Job.resume(work, store) as job:
+    with Job.resume(work, store) as job:
+        job.check_source()
         if missing := job.missing():
             shown = ", ".join(str(row + 1) for row in missing[:8]) + (" …" if len(missing) > 8 else "")
             msg = f"Run {work.id} is not whole: of {job.rows} rows of windows {len(missing)} are missing ({shown})."
             raise RunError(msg, "Make the missing shards; or run the same command without --shard, which makes them.")
-        with work.claimed(alone=False), _writing(store.folder):
-            return job.finish(store, listener or Silent())
+        with _writing(store.folder), work.claimed(alone=False):
+            return job.finish(listener or Silent())
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +232,8 @@ def estimate(
     notes = segmenter.understand(vocabulary)
     source = Source(source, source) if isinstance(source, str) else source
     with sources.reading(source), closing(opened(source, options)) as raster:
-        plan_ = plan_of(source, raster.info, vocabulary, segmenter, notes, options, None)
-        job = Job(raster, plan_, {}, store.folder)
+        plan_ = plan_of(source, raster, vocabulary, segmenter, notes, options, None)
+        job = Job(raster.info, plan_, {}, store, raster)
         grid = job.task.grid
         row, col = len(grid.rows.starts) // 2, len(grid.cols.starts) // 2
         middle = WindowGrid(
@@ -249,11 +266,12 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def make_rows(folder: str, first: int, stop: int, device: str = "auto") -> int:
+def make_rows(folder: str, source: dict[str, Any], first: int, stop: int, device: str = "auto") -> int:
     """Make some rows of windows of an unfinished run; what a worker elsewhere is asked to do.
 
     Args:
         folder: Of the work, as every worker sees it.
+        source: Fields of the :class:`~geovl.sources.Source`; they may hold a signature, and are kept nowhere.
         first: First row of windows.
         stop: Row behind the last.
         device: What the model runs on.
@@ -262,8 +280,9 @@ def make_rows(folder: str, first: int, stop: int, device: str = "auto") -> int:
         Rows that were made; those that were there already are not made again.
     """
     work = Work.open(Path(folder))
-    with sources.reading(source_of(work)), Job.resume(work, None) as job:
-        rows = [row for row in job.missing() if first <= row < stop]
+    raster = Source(**source)
+    with sources.reading(raster), Job.resume(work, RunStore(work.folder.parent.parent), raster) as job:
+        rows = job.rows_to_make(first, stop)
         job.make(_worker_segmenter(str(work.plan["model"]["id"]), device), rows, Silent())
     return len(rows)
 
@@ -273,9 +292,23 @@ def _worker_segmenter(model: str, device: str) -> Segmenter:
     return load_segmenter(model, device)
 
 
+_IDENTITIES: dict[Path, dict[str, Any] | None] = {}
+"""Of the runs whose manifests were read already: with thousands of sources each is read once."""
+
+
 def _finished(store: RunStore, identity: dict[str, Any]) -> Run | None:
-    """Return the newest finished run of the same."""
-    return next((run for run in reversed(store.list()) if run.manifest.get("identity") == identity), None)
+    """Return the newest finished run of the same; a source whose content cannot be known is never the same."""
+    if identity["source"].get("kind") == "path":
+        return None
+    for run in reversed(store.list()):
+        if run.path not in _IDENTITIES:
+            try:
+                _IDENTITIES[run.path] = run.manifest.get("identity")
+            except RunError:  # damaged: it is no answer
+                _IDENTITIES[run.path] = None
+        if _IDENTITIES[run.path] == identity:
+            return run
+    return None
 
 
 @contextmanager
@@ -289,11 +322,14 @@ def _writing(folder: Path) -> Iterator[None]:
         raise RunError(msg, hint) from error
 
 
-def _make(job: Job, segmenter: Segmenter, execution: Execution, listener: Listener) -> None:
+def _make(job: Job, source: Source, segmenter: Segmenter, execution: Execution, listener: Listener) -> None:
     """Make what is missing of a run, or of a shard of it."""
-    rows = job.rows_of(execution.shard)
-    job.made_here = len(rows)
-    shape, columns = job.raster.info.geobox.shape, len(job.task.grid.cols.starts)
+    first, stop = 0, job.rows
+    if execution.shard is not None:
+        first, stop = (job.rows * k // execution.shard[1] for k in (execution.shard[0] - 1, execution.shard[0]))
+    rows = job.rows_to_make(first, stop)
+    job.made_here += len(rows)
+    shape, columns = job.info.geobox.shape, len(job.task.grid.cols.starts)
     if len(job.missing()) < job.rows and execution.shard is None:
         listener.warn(f"Going on with run {job.work.id}: {job.rows - len(rows)} of {job.rows} rows are done.")
     listener.stage("segment", columns * len(rows), shape[0] * shape[1] * len(rows) // job.rows)
@@ -301,8 +337,10 @@ def _make(job: Job, segmenter: Segmenter, execution: Execution, listener: Listen
         job.make(segmenter, rows, listener)
         return
     folder, size = str(job.work.folder.resolve()), max(len(rows) // _TASKS, 1)
+    opened_ = asdict(source) | {"path": everywhere(source.path)}
     tasks = [
-        (folder, first, min(first + size, job.rows), execution.device) for first in range(rows[0], rows[-1] + 1, size)
+        (folder, opened_, row, min(row + size, job.rows), execution.device)
+        for row in range(rows[0], rows[-1] + 1, size)
     ]
     for made in distributed.each(make_rows, tasks, execution.scheduler, execution.workers):
         listener.advance(columns * made)

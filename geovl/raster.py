@@ -36,6 +36,7 @@ BLOCK = 512
 # pixels wide; of wider ones the rows that two rows of windows share are decoded twice.
 _CACHE = 64 << 20
 _SAMPLE_SIDE = 1024
+_SAMPLE_ROWS = 256
 _SAMPLE_BLOCKS = 8  # blocks an axis, when there are no overviews
 _PLAUSIBLE_RATIO = 20_000  # bytes of pixels a byte of file; deflate stops near 1000
 _PERCENTILES = (2.0, 98.0)
@@ -85,7 +86,7 @@ class Raster:
         bidx: 1-based bands to read as red, green, blue (or one grey band); chosen from
             colour interpretation or band names when not given.
         stretch: ``auto`` (8 bit as it is, else percentiles 2 and 98), ``none``,
-            ``minmax``, or two percentiles such as ``"1,99"``.
+            ``minmax``, or two percentiles such as ``"1,99"``; or a stretch that was chosen before, None for none.
         drivers: GDAL drivers that may open it; any where None.
 
     Raises:
@@ -98,11 +99,12 @@ class Raster:
         self,
         path: str,
         bidx: tuple[int, ...] | None = None,
-        stretch: str = "auto",
+        stretch: "str | Stretch | None" = "auto",
         drivers: Sequence[str] | None = None,
     ) -> None:
-        self._percentiles = parse_stretch(stretch)
-        self._stretch_name = stretch
+        given = None if isinstance(stretch, str) else stretch
+        self._stretch_name = stretch if isinstance(stretch, str) else "given"
+        self._percentiles = parse_stretch(stretch) if isinstance(stretch, str) else _PERCENTILES
         self._stack = rasterio.Env(GDAL_CACHEMAX=_CACHE, GDAL_NUM_THREADS="2")
         self._stack.__enter__()
         try:
@@ -113,7 +115,7 @@ class Raster:
             self._palette = _palette(self._dataset, self.info.bands)
             self._masked = _is_masked(self._dataset, self.info.bands)
             with _reading(path):
-                self.stretch = self._choose_stretch()
+                self.stretch = given if self._stretch_name == "given" else self._choose_stretch()
         except BaseException:
             self.close()
             raise
@@ -171,6 +173,8 @@ class Raster:
         if self._stretch_name == "auto" and self._dataset.dtypes[self.info.bands[0] - 1] == "uint8":
             return None
         values, valid = self._sample()
+        if not any((valid & np.isfinite(band)).any() for band in values):
+            values, valid = self._first_data()
         low, high = [], []
         for band in range(count):
             usable = values[band][valid & np.isfinite(values[band])]
@@ -203,6 +207,19 @@ class Raster:
                 parts.append(dataset.read(bands, window=window).reshape(len(bands), -1))
                 masks.append(self._mask(window, (block_rows, block_cols)).reshape(-1))
         return np.concatenate(parts, axis=1), np.concatenate(masks)
+
+    def _first_data(self) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Read rows from the top until some hold data, for rasters that are nearly empty: as :meth:`_sample`."""
+        dataset = self._dataset
+        bands = list(self.info.bands)
+        height, width = dataset.shape
+        for row in range(0, height, _SAMPLE_ROWS):
+            window = RioWindow(0, row, width, min(_SAMPLE_ROWS, height - row))
+            values = dataset.read(bands, window=window).reshape(len(bands), -1)
+            valid = self._mask(window, (window.height, width)).reshape(-1)
+            if valid.any() and any(np.isfinite(band[valid]).any() for band in values):
+                return values, valid
+        return values, valid
 
     def _mask(self, window: RioWindow | None, shape: tuple[int, int]) -> NDArray[np.bool_]:
         """Valid pixels, bool (height, width): those that any of the chosen bands has data for."""

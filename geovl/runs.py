@@ -1,6 +1,6 @@
 """The store of runs: a folder per run, visible, and either whole or not there.
 
-A run is built in a hidden folder, ``.<id>.<pid>.partial``, and renamed to ``<id>`` as its
+A run is built in a hidden folder, ``.<id>.<host>.<pid>.partial``, and renamed to ``<id>`` as its
 last act. Whatever interrupts the work, a folder with a run's name holds a finished run.
 Partial folders of processes that are gone are removed when the next run is made. What was
 made of an unfinished run lies in a hidden folder of its own (:mod:`geovl.work`).
@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geovl.errors import RunError
-from geovl.work import Work, unfinished
+from geovl.work import Work, alive, unfinished
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -36,7 +37,7 @@ UNKNOWN = "unknown.tif"
 SEGMENTS = "segments.parquet"
 
 _ID = re.compile(r"[0-9a-z][0-9a-z-]{2,63}")
-_PARTIAL = re.compile(r"\.(?P<id>[0-9a-z-]+)\.(?P<pid>\d+)\.partial")
+_PARTIAL = re.compile(r"\.(?P<id>[0-9a-z-]+)\.(?P<host>.+)\.(?P<pid>\d+)\.partial")
 
 
 @dataclass(frozen=True)
@@ -201,13 +202,14 @@ class RunStore:
 
     def remove(self, run_id: str) -> None:
         """Delete a run, unfinished ones too: first out of sight, then from disk, so that no half run is ever listed."""
+        finished = any(run.id == run_id for run in self.list())
         for work in unfinished(self.folder):
-            if work.id == run_id:
+            if work.id == run_id and not finished:
                 with work.claimed(alone=True):  # not while somebody is at it
                     work.remove()
                 return
         run = self.get(run_id)
-        doomed = self.folder / f".{run.id}.{os.getpid()}.partial"
+        doomed = self.folder / f".{run.id}.{socket.gethostname()}.{os.getpid()}.partial"
         run.path.rename(doomed)
         shutil.rmtree(doomed)
 
@@ -222,11 +224,14 @@ class RunStore:
             RunError: The store cannot be written, or has such a run already.
         """
         run_id = run_id or new_id()
+        if not _ID.fullmatch(run_id):
+            msg = f"{run_id!r} is no id of a run: 3 to 64 small letters, digits and hyphens."
+            raise RunError(msg)
         target = self.folder / run_id
         if target.exists():
             msg = f"There is a run {run_id!r} in {self.folder} already."
             raise RunError(msg, f"Remove it: geovl runs remove {run_id}")
-        hidden = self.folder / f".{run_id}.{os.getpid()}.partial"
+        hidden = self.folder / f".{run_id}.{socket.gethostname()}.{os.getpid()}.partial"
         with self.writable():
             self._sweep()
             hidden.mkdir()
@@ -251,10 +256,10 @@ class RunStore:
             raise RunError(msg, "Choose another folder with --store") from error
 
     def _sweep(self) -> None:
-        """Remove what processes that no longer exist left behind."""
+        """Remove what processes of this machine that no longer exist left behind."""
         for path in self.folder.iterdir():
             match = _PARTIAL.fullmatch(path.name)
-            if match and not _alive(int(match["pid"])):
+            if match and match["host"] == socket.gethostname() and not alive(int(match["pid"])):
                 shutil.rmtree(path, ignore_errors=True)
 
 
@@ -292,13 +297,3 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file as hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OSError):
-        return True
-    return True

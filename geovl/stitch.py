@@ -101,7 +101,8 @@ def decide(
         wins = scores[index] > top
         labels[wins] = index + 1
         np.copyto(top, scores[index], where=wins)
-    labels[top < threshold] = 0
+    labels[~(top >= threshold)] = 0  # a score that is no number reaches nothing
+    np.nan_to_num(top, copy=False, nan=0.0)
     np.clip(top, 0.0, 1.0, out=top)
     best[...] = np.rint(top * SCORE_SCALE).astype(np.uint8)
 

@@ -12,6 +12,7 @@ import os
 import shutil
 import socket
 import struct
+import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ from numpy.typing import NDArray
 from geovl.errors import RunError
 
 PREFIX = ".work-"
+PLANNED = ("opened", "source", "raster", "classes", "model", "options", "shrink", "notes", "warnings", "begun")
+"""What every plan holds."""
 _PLAN = "plan.json"
 _SUFFIX = ".part"
 _MAGIC = b"geovl part 1\n"
@@ -61,6 +64,7 @@ class Work:
         if not target.exists():
             draft = folder / f".{_PLAN}.{socket.gethostname()}.{os.getpid()}"
             draft.write_text(json.dumps(dict(plan), ensure_ascii=False, allow_nan=False, indent=1), "utf-8")
+            draft.chmod(0o600)
             try:
                 os.link(draft, target)  # fails if somebody was faster, whose plan then holds
             except FileExistsError:
@@ -80,9 +84,15 @@ class Work:
         """
         try:
             plan = json.loads((folder / _PLAN).read_text("utf-8"))
+        except FileNotFoundError as error:
+            msg = f"There is no unfinished run in {folder}."
+            raise RunError(msg, "Every worker must see the store under the same path.") from error
         except (OSError, ValueError) as error:
             msg = f"The unfinished run in {folder} has no readable {_PLAN}: {error}"
-            raise RunError(msg, f"Remove it: rm -r {folder}") from error
+            raise RunError(msg, f"Look at it, and remove it: rm -r {folder}") from error
+        if not isinstance(plan, dict) or not {"id", *PLANNED} <= plan.keys():
+            msg = f"The {_PLAN} of the unfinished run in {folder} is not one of this version of geovl."
+            raise RunError(msg, f"Remove it: rm -r {folder}")
         return cls(folder, plan)
 
     @property
@@ -114,6 +124,8 @@ class Work:
                 file.write(_MAGIC + _HEAD.pack(len(head)) + head)
                 for blob in blobs:
                     file.write(blob)
+                file.flush()
+                os.fsync(file.fileno())  # a name must not be seen before its content, also after a power cut
             draft.replace(self.folder / (name + _SUFFIX))
         finally:
             draft.unlink(missing_ok=True)
@@ -154,8 +166,13 @@ class Work:
         (self.folder / (name + _SUFFIX)).unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove everything."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove everything: first out of sight, so that no half of it is ever gone on with."""
+        gone = self.folder.with_name(f".gone-{self.folder.name}.{os.getpid()}")
+        try:
+            self.folder.rename(gone)
+        except OSError:  # somebody was faster
+            return
+        shutil.rmtree(gone, ignore_errors=True)
 
     def empty(self) -> bool:
         """Tell whether no part was made yet."""
@@ -166,33 +183,37 @@ class Work:
         """Mark the work as being done by this process; on the way out it is removed if nothing was made.
 
         Args:
-            alone: Nobody else on this machine may be at it.
+            alone: Nobody else on this machine may be at it; and it is nobody else's, to be removed.
 
         Raises:
             RunError: Somebody is.
+            OSError: The folder cannot be written.
         """
         mine = self.folder / f"owner.{socket.gethostname()}.{os.getpid()}"
-        others = [pid for pid in self._owners() if pid != os.getpid()]
-        if alone and others:
-            msg = f"Run {self.id} is being made by process {others[0]} right now."
+        here = [pid for host, pid in self._owners() if host == socket.gethostname() and pid != os.getpid()]
+        if alone and here:
+            msg = f"Run {self.id} is being made by process {here[0]} right now."
             raise RunError(msg, "Wait for it, or divide the work: --shard 1/2 and --shard 2/2, then geovl runs merge.")
         mine.touch()
         try:
             yield
         finally:
             mine.unlink(missing_ok=True)
-            if self.folder.is_dir() and self.empty() and not self._owners():
+            if alone and self.folder.is_dir() and self.empty() and not self._owners():
                 self.remove()
 
-    def _owners(self) -> list[int]:
-        """Processes of this machine that are at the work; marks of those that are gone are removed."""
+    def _owners(self) -> list[tuple[str, int]]:
+        """Hosts and processes that are at the work; marks of this machine's processes that are gone are removed."""
         found = []
-        for mark in self.folder.glob(f"owner.{socket.gethostname()}.*"):
-            pid = int(mark.suffix[1:])
-            if _alive(pid):
-                found.append(pid)
-            else:
+        for mark in self.folder.glob("owner.*"):
+            _, _, rest = mark.name.partition(".")
+            host, _, pid = rest.rpartition(".")
+            if not pid.isdecimal():
+                continue
+            if host == socket.gethostname() and not alive(int(pid)):
                 mark.unlink(missing_ok=True)
+                continue
+            found.append((host, int(pid)))
         return found
 
 
@@ -208,7 +229,18 @@ def unfinished(root: Path) -> list[Work]:
     return sorted(found, key=lambda work: work.id)
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Tell whether there is a process of this number on this machine."""
+    if sys.platform == "win32":  # there signal 0 is Ctrl-C
+        import ctypes  # noqa: PLC0415 - only here
+
+        handle = ctypes.windll.kernel32.OpenProcess(0x1000, False, pid)  # PROCESS_QUERY_LIMITED_INFORMATION
+        if not handle:
+            return False
+        code = ctypes.c_ulong()
+        ctypes.windll.kernel32.GetExitCodeProcess(handle, ctypes.byref(code))
+        ctypes.windll.kernel32.CloseHandle(handle)
+        return code.value == 259  # STILL_ACTIVE
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

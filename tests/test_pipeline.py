@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -306,6 +307,22 @@ def test_thirty_kills_at_random_moments_lose_nothing_and_double_nothing(tmp_path
     assert content(run) == content(whole)
 
 
+class Leaves:
+    """A model that does something at a window, such as to take the source away."""
+
+    def __init__(self, model, windows, leave):
+        self._model, self._left, self._leave = model, windows, leave
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def segment(self, chips, vocabulary):
+        self._left -= 1
+        if self._left == 0:
+            self._leave()
+        return self._model.segment(chips, vocabulary)
+
+
 class Stops(BrightnessSegmenter):
     """Fails at the n-th window."""
 
@@ -333,16 +350,96 @@ def test_a_damaged_part_is_made_again(tile, store, segmenter, tmp_path, how):
         if how == "flipped":
             data[-3] ^= 255
         part.write_bytes(data[: len(data) // 2] if how == "truncated" else b"" if how == "emptied" else data)
-    with pytest.raises(RunError, match="damaged"):
-        segment(str(tile), THREE, segmenter, store, SMALL)
-    for _ in range(5):  # each try finds the next damaged part
-        try:
+    run = None
+    while run is None:  # each command makes three damaged parts anew
+        with suppress(RunError):
             run = segment(str(tile), THREE, segmenter, store, SMALL)
-            break
-        except RunError:
-            continue
     whole = segment(str(tile), THREE, segmenter, RunStore(tmp_path / "whole"), SMALL, run_id="the-run")
     assert content(run) == content(whole)
+
+
+def test_one_damaged_part_of_many_is_made_again_by_the_same_command(tmp_path, store, segmenter):
+    source = str(write_tif(tmp_path / "long.tif", blobs(700, 110)))
+    work = interrupted(source, store, 2 * 13)
+    assert len(list(work.folder.glob("band-*.part"))) > 10
+    part = work.folder / "band-00007.part"
+    data = bytearray(part.read_bytes())
+    data[-1] ^= 255
+    part.write_bytes(data)
+    run = segment(source, THREE, segmenter, store, SMALL)
+    whole = segment(source, THREE, segmenter, RunStore(tmp_path / "whole"), SMALL, run_id="the-run")
+    assert content(run) == content(whole)
+
+
+def test_a_kill_between_the_end_of_a_run_and_the_removal_of_its_parts_does_no_harm(tile, store, segmenter, monkeypatch):
+    def killed(_self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Work, "remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            segment(str(tile), THREE, segmenter, store, SMALL, run_id="the-run")
+    assert [run.id for run in store.list()] == ["the-run"]
+    assert segment(str(tile), THREE, Stops(0), store, SMALL, execution=Execution(resume=True)).id == "the-run"
+    again = segment(str(tile), THREE, segmenter, store, SMALL)
+    assert again.id != "the-run"
+    assert store.list_unfinished() == []
+
+
+def test_a_shard_that_makes_nothing_leaves_the_others_work_alone(tile, store, segmenter, monkeypatch):
+    execution = Execution(shard=(8, 8))
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("geovl.work.socket.gethostname", lambda: "another")
+        child = Leaves(
+            segmenter, 1, lambda: segment(str(tile), THREE, segmenter, store, SMALL, execution=Execution(shard=(1, 8)))
+        )
+        segment(str(tile), THREE, child, store, SMALL, execution=execution)
+    for part in range(1, 9):
+        segment(str(tile), THREE, segmenter, store, SMALL, execution=Execution(shard=(part, 8)))
+    np.testing.assert_array_equal(merge(store).labels(), expected(tile))
+
+
+def test_everybody_uses_the_stretch_of_whoever_began(tmp_path, store, segmenter):
+    rng = np.random.default_rng(0)
+    deep = (blobs(3000, 110).astype(np.uint16) * 40 + rng.integers(0, 50, (3, 3000, 110))).astype(np.uint16)
+    source = write_tif(tmp_path / "deep.tif", deep, photometric="RGB")
+    work = interrupted(source, store, 30)
+    stored = work.plan["raster"]["stretch"]
+    changed = json.loads((work.folder / "plan.json").read_text())
+    changed["raster"]["stretch"] = {"low": [0.0] * 3, "high": [20_000.0] * 3}
+    (work.folder / "plan.json").write_text(json.dumps(changed))
+    run = segment(str(source), THREE, segmenter, store, SMALL)
+    assert stored != changed["raster"]["stretch"]
+    assert run.manifest["source"]["stretch"]["high"] == [20_000.0] * 3
+
+
+def test_the_batch_is_no_part_of_what_a_run_is(tile, store, segmenter):
+    interrupted(tile, store, 10)
+    assert segment(str(tile), THREE, segmenter, store, replace(SMALL, batch=3)).id == "the-run"
+
+
+def test_a_source_that_is_replaced_on_the_way_is_noticed(tile, store, segmenter):
+    other = blobs(150, 200, seed=5)
+    model = Leaves(segmenter, 3, lambda: write_tif(tile, other))
+    with pytest.raises(RunError, match="changed since"):
+        segment(str(tile), THREE, model, store, SMALL)
+    assert store.list() == []
+
+
+@pytest.mark.parametrize("run_id", ["x/../../../escaped", "Tile_1", "a" * 80])
+def test_a_run_id_is_a_plain_name(tile, store, segmenter, run_id):
+    with pytest.raises(RunError, match="no id"):
+        segment(str(tile), THREE, segmenter, store, SMALL, run_id=run_id)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"id": "x"}', "no json"])
+def test_a_plan_that_is_none_is_left_out_and_does_no_harm(tile, store, segmenter, text):
+    folder = store.folder / ".work-0123456789abcdef0123"
+    folder.mkdir(parents=True)
+    (folder / "plan.json").write_text(text)
+    (folder / "owner.somebody.txt").write_text("")
+    assert store.list_unfinished() == []
+    segment(str(tile), THREE, segmenter, store, SMALL)
 
 
 def test_other_options_begin_another_run_and_an_unfinished_one_can_be_removed(tile, store, segmenter):

@@ -212,6 +212,11 @@ def test_areas_and_lengths_agree_with_geodesic_sums_for_every_size(epsg, transfo
         assert found.perimeter_m[index] == pytest.approx(length, rel=2e-4)
 
 
+def test_scores_of_a_raster_wider_than_32_bits_hold_are_right():
+    labels = np.ones((64, 270_000), np.uint8)
+    assert trace(labels, simplify=0, rows=64).score[0] == 1
+
+
 def test_without_a_crs_there_is_no_area():
     found = trace(np.ones((10, 10), np.uint8))
     assert np.isnan(found.area_m2).all()
@@ -233,7 +238,9 @@ def houses(rng, side=160, count=25):
         box = shapely.affinity.rotate(shapely.box(0, 0, width, depth), angle, use_radians=True, origin=(0, 0))
         box = shapely.affinity.translate(box, *centre)
         if not rasterize([box.buffer(1)], labels.shape)[labels > 0].any():
-            near = shapely.affinity.rotate(shapely.box(width, 0, 2 * width, depth), angle, use_radians=True, origin=(0, 0))
+            near = shapely.affinity.rotate(
+                shapely.box(width, 0, 2 * width, depth), angle, use_radians=True, origin=(0, 0)
+            )
             near = shapely.affinity.translate(near, *centre)
             rasterize([(near, 2), (box, 1)], out=labels)
     return labels

@@ -215,6 +215,15 @@ def test_a_stretch_that_means_nothing_is_refused(tmp_path, stretch):
         Raster(str(write_tif(tmp_path / "a.tif", blobs(10, 10))), stretch=stretch)
 
 
+def test_a_raster_that_is_nearly_empty_is_stretched_by_what_it_holds(tmp_path):
+    pixels = np.zeros((3, 3000, 3000), np.uint16)
+    pixels[:, 1400:1450, 300:350] = np.arange(1, 2501).reshape(50, 50)
+    path = write_tif(tmp_path / "sparse.tif", pixels, nodata=0, tiled=True, compress="deflate", photometric="RGB")
+    with Raster(str(path)) as raster:
+        assert raster.stretch is not None
+        assert 1 <= raster.stretch.low[0] < raster.stretch.high[0] <= 2500
+
+
 def test_blocks_written_one_by_one_are_the_raster(tmp_path):
     values = np.random.default_rng(0).integers(0, 3, (700, 900)).astype(np.uint8)
     box = GeoBox(values.shape, UTM, None)

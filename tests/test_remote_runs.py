@@ -14,7 +14,7 @@ from geovl.pipeline import Execution, segment
 from geovl.runs import RunStore
 from tests.fakes import UTM, blobs, write_tif
 from tests.servers import Page, Server
-from tests.test_pipeline import SMALL, THREE, content, expected
+from tests.test_pipeline import SMALL, THREE, Leaves, content, expected
 
 
 @pytest.fixture
@@ -47,22 +47,6 @@ def test_a_cog_on_a_server_gives_the_run_of_the_file(server, cog, store, segment
     local = segment(str(cog), THREE, segmenter, RunStore(tmp_path / "local"), SMALL, run_id="the-run")
     assert content(run) == content(local)
     assert run.manifest["source"]["path"] == f"{server.root}/cog.tif"
-
-
-class Leaves:
-    """A model that takes the source away at a window."""
-
-    def __init__(self, model, windows, leave):
-        self._model, self._left, self._leave = model, windows, leave
-
-    def __getattr__(self, name):
-        return getattr(self._model, name)
-
-    def segment(self, chips, vocabulary):
-        self._left -= 1
-        if self._left == 0:
-            self._leave()
-        return self._model.segment(chips, vocabulary)
 
 
 def test_a_source_that_disappears_on_the_way_is_named_and_the_run_goes_on_when_it_is_back(

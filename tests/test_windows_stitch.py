@@ -101,6 +101,13 @@ def test_the_highest_score_wins_and_the_threshold_is_inclusive():
     assert best.tolist() == [[round(v * SCORE_SCALE) for v in (0.4, 0.5, 0.9)]]
 
 
+def test_a_score_that_is_no_number_is_background():
+    labels, best = np.empty((1, 2), np.uint8), np.empty((1, 2), np.uint8)
+    decide(np.array([[[np.nan, 0.9]]], np.float32), 0.0, labels, best)
+    assert labels.tolist() == [[0, 1]]
+    assert best.tolist() == [[0, round(0.9 * SCORE_SCALE)]]
+
+
 @pytest.mark.parametrize(("size", "overlap"), [(16, 0), (64, 30), (64, -1)])
 def test_a_plan_without_pixels_of_its_own_is_refused(size, overlap):
     with pytest.raises(UsageError, match=str(size)):

@@ -60,6 +60,11 @@ class Ground:
         self._geobox = geobox
         self._way = None if geobox.crs is None else _geodetic(geobox.crs)
 
+    @property
+    def measures(self) -> bool:
+        """Whether the raster's CRS has a place on Earth."""
+        return self._way is not None
+
     def _steps(self, columns: Floats, rows: Floats) -> Floats:
         """Metres to the east and north for one pixel to the right and one down: (n, 2, 2)."""
         if self._way is None:

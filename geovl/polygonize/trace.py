@@ -342,11 +342,12 @@ def _weighed(scores: NDArray[np.uint8], x: Short, y: Short, following: Short) ->
     """Return what each visit adds to the sum of scores left of the border from it to the next.
 
     By Green's theorem the sum over a region is the sum, over its borders along columns, of what lies left of
-    them: differences of an integral image. That one wraps around at 2^32; its differences don't.
+    them: differences of an integral image. Where 32 bits hold the sum of the strip, they hold every difference.
     """
     height, width = scores.shape
-    image = np.zeros((height + 1, width + 1), np.uint32)
-    np.cumsum(scores, axis=1, dtype=np.uint32, out=image[1:, 1:])
+    dtype = np.uint32 if height * width * 255 < 2**32 else np.uint64
+    image = np.zeros((height + 1, width + 1), dtype)
+    np.cumsum(scores, axis=1, dtype=dtype, out=image[1:, 1:])
     np.cumsum(image, axis=0, out=image)
     here = image.ravel()[y.astype(np.int64) * (width + 1) + x]
     there = here[following]

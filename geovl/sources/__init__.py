@@ -14,7 +14,7 @@ from geovl.sources.faults import explain, reading
 from geovl.sources.find import PAGES, SUFFIXES, resolve
 from geovl.sources.identity import fingerprint, same_content
 from geovl.sources.merge import mosaic
-from geovl.sources.remote import REMOTE_DRIVERS, RemoteError, check, environment, offline
+from geovl.sources.remote import REMOTE_DRIVERS, RemoteError, check, environment, offline, redacted
 from geovl.sources.source import Source
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "mosaic",
     "offline",
     "reading",
+    "redacted",
     "resolve",
     "same_content",
 ]

@@ -1,6 +1,7 @@
 """Many rasters of one grid as one VRT."""
 
 import math
+import os
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -98,7 +99,11 @@ def mosaic(paths: Sequence[str], folder: Path) -> Path:
             _add_source(holder, "mask,1", part, place, folder, nodata=0.0)
     ET.indent(root)
     target = folder / "mosaic.vrt"
-    target.write_bytes(ET.tostring(root, encoding="utf-8"))
+    text = ET.tostring(root, encoding="utf-8")
+    if not (target.is_file() and target.read_bytes() == text):  # others may be reading it
+        draft = target.with_name(f".{target.name}.{os.getpid()}")
+        draft.write_bytes(text)
+        draft.replace(target)
     return target
 
 
