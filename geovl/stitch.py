@@ -95,16 +95,23 @@ def decide(
         labels: Receives the labels, (height, width).
         best: Receives the highest score in 1/254, (height, width).
     """
-    top = scores[0].copy()
+    top = scores[0] if len(scores) == 1 else scores[0].copy()
     labels[...] = 1
     for index in range(1, len(scores)):
         wins = scores[index] > top
         labels[wins] = index + 1
         np.copyto(top, scores[index], where=wins)
-    labels[~(top >= threshold)] = 0  # a score that is no number reaches nothing
-    np.nan_to_num(top, copy=False, nan=0.0)
-    np.clip(top, 0.0, 1.0, out=top)
-    best[...] = np.rint(top * SCORE_SCALE).astype(np.uint8)
+    labels *= top >= threshold  # a score that is no number reaches nothing
+    _store(top, best)
+
+
+def _store(shares: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
+    """Write shares of 0..1 in 1/254; what is no number counts as 0."""
+    counts = shares * np.float32(SCORE_SCALE)
+    np.rint(counts, out=counts)
+    np.fmax(counts, 0, out=counts)
+    np.minimum(counts, SCORE_SCALE, out=counts)
+    np.copyto(out, counts, casting="unsafe")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +147,7 @@ class Decision:
         """
         decide(scores[: self.classes], self.threshold, band.labels[rows, columns], band.scores[rows, columns])
         if band.unknown is not None:
-            band.unknown[rows, columns] = np.rint(np.clip(scores[-1], 0, 1) * SCORE_SCALE).astype(np.uint8)
+            _store(scores[-1], band.unknown[rows, columns])
 
 
 class Stitcher:
@@ -202,11 +209,9 @@ class Stitcher:
         rows = slice(self._above[0] - self._start, self._below[0] - self._start)
         self._decision.write(part[:, rows], band, slice(None), columns)
         # every window that sees a pixel reads the same mask, so the last one to write it is as good as any
-        hidden = ~valid[rows, left[0] - start : right[0] - start]
-        band.labels[:, columns][hidden] = self._decision.nodata
-        for shares in (band.scores, band.unknown):
-            if shares is not None:
-                shares[:, columns][hidden] = SCORE_NODATA
+        seen = valid[rows, left[0] - start : right[0] - start]
+        if not seen.all():
+            _hide(band, (slice(None), columns), ~seen, self._decision.nodata)
         return band if last else None
 
 
@@ -227,8 +232,13 @@ def settle(band: Band, before: NDArray[np.float32], decision: Decision) -> Band:
     hidden = band.labels[zone] == decision.nodata
     mixed = _mix(before, band.above, _ramp(before.shape[1])[:, None])
     decision.write(mixed, band, zone, slice(None))
-    band.labels[zone][hidden] = decision.nodata
+    _hide(band, (zone, slice(None)), hidden, decision.nodata)
+    return replace(band, above=None)
+
+
+def _hide(band: Band, part: tuple[slice, slice], hidden: NDArray[np.bool_], nodata: int) -> None:
+    """Mark the pixels of a part of a band that have no data."""
+    band.labels[part][hidden] = nodata
     for shares in (band.scores, band.unknown):
         if shares is not None:
-            shares[zone][hidden] = SCORE_NODATA
-    return replace(band, above=None)
+            shares[part][hidden] = SCORE_NODATA
