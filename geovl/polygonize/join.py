@@ -261,6 +261,14 @@ def _pick(chains: _Chains, keep: Bools, root: Ints) -> _Chains:
     )
 
 
+def _by_place(x: Ints, y: Ints, region: Ints) -> Ints:
+    """Return the order by row, column and region: by one key where 63 bits hold it, which is faster."""
+    bits = [int(part.max()).bit_length() for part in (y, x, region)]
+    if sum(bits) > 63:
+        return np.lexsort((region, x, y))
+    return np.argsort((y << (bits[1] + bits[2])) | (x << bits[2]) | region)
+
+
 def _assemble(chains: _Chains, regions: _Regions, ended: Bools) -> Pieces:
     """Make rings of the chains of finished regions.
 
@@ -284,7 +292,7 @@ def _assemble(chains: _Chains, regions: _Regions, ended: Bools) -> Pieces:
     after[ends] = np.concatenate([[0], ends[:-1] + 1])
     # in the order of rows, so that a ring's lowest number is its topmost, then leftmost vertex
     x, y = vertices.T.astype(np.int64)
-    order = np.lexsort((region, x, y))
+    order = _by_place(x, y, region)
     number = np.empty(len(order), np.int64)
     number[order] = np.arange(len(order))
     x, y, ring, region, following = x[order], y[order], ring[order], region[order], number[after[order]]
