@@ -27,7 +27,7 @@ Tracer = Callable[[Strip, NDArray[np.uint8], int], Pieces]
 
 _NEAR = 8.0  # tolerances; a regularised outline may come this near to one that was not
 _WORTH_LOADING = 50_000_000  # pixels
-STRIP_PIXELS = 4_000_000
+STRIP_PIXELS = 8_000_000
 """Pixels that are traced at once; memory is some 20 bytes for each."""
 
 
