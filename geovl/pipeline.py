@@ -22,7 +22,18 @@ from rasterio.errors import RasterioError
 from geovl import catalog, distributed, sources, weights
 from geovl.errors import RunError, UsageError
 from geovl.inference import make_bands
-from geovl.jobs import Job, Listener, PartError, SegmentOptions, Silent, everywhere, free_bytes, opened, plan_of
+from geovl.jobs import (
+    BYTES_PIXEL,
+    Job,
+    Listener,
+    PartError,
+    SegmentOptions,
+    Silent,
+    everywhere,
+    free_bytes,
+    opened,
+    plan_of,
+)
 from geovl.polygonize import STRIP_PIXELS
 from geovl.runs import Run, RunStore
 from geovl.segmenters import registry
@@ -31,8 +42,7 @@ from geovl.sources import Source
 from geovl.types import Axis, Vocabulary, WindowGrid
 from geovl.work import Work
 
-_BYTES_PIXEL = 0.5  # of the labels and scores of nano, compressed
-_FINISH_SECONDS = 0.05  # a megapixel, once the bands are made
+_FINISH_SECONDS = 0.03  # a megapixel, once the bands are made
 _TRACE_BYTES = 20  # a pixel of a strip of the tracer
 _USUAL_PEAK = 600_000_000  # bytes, of nano
 _TRIES = 3  # of a run whose parts turn out to be damaged
@@ -251,7 +261,7 @@ def estimate(
             len(grid),
             _peak() + job.band_bytes() + STRIP_PIXELS * _TRACE_BYTES,
             job.temporary_bytes(),
-            round(megapixels * 1e6 * _BYTES_PIXEL * (1.5 if options.unknown else 1)),
+            round(megapixels * 1e6 * BYTES_PIXEL * (1.5 if options.unknown else 1)),
             free_bytes(store.folder),
             round(len(grid) * seconds + megapixels * _FINISH_SECONDS, 1),
         )
