@@ -1,7 +1,7 @@
 """Backends by name: a table of import strings, merged with the entry points ``geovl.segmenters``.
 
 Nothing heavy loads until a backend is used; other packages add theirs by an entry point. A
-backend is called with a model's record and the name of a device.
+backend is called with a model's record and, unless it is ``auto``, the name of a device.
 """
 
 from importlib import import_module
@@ -46,4 +46,5 @@ def load(record: ModelRecord, device: str = "auto") -> Segmenter:
     except ImportError as error:
         msg = f"Backend {record.backend!r} cannot be loaded: {error}."
         raise ModelError(msg, 'Install what it needs: pip install "geovl[torch]"') from error
-    return cast("Segmenter", factory(record, device))
+    # a backend that has no choice of devices takes the record only
+    return cast("Segmenter", factory(record) if device == "auto" else factory(record, device))
