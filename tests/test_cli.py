@@ -192,6 +192,20 @@ def test_shards_are_made_one_by_one_and_merged(geovl, tmp_path):
             assert (a.read() == b.read()).all()
 
 
+def test_shards_divide_many_sources_among_them(geovl, tmp_path):
+    (tmp_path / "tiles").mkdir()
+    for index in range(5):
+        write_tif(tmp_path / "tiles" / f"{index}.tif", blobs(64, 64, seed=index))
+    made = [geovl("segment", "tiles", "building", "--shard", f"{part}/3") for part in (1, 2, 3)]
+    assert [len(done.stdout.split()) for done in made] == [2, 2, 1]
+    listed = json.loads(geovl("runs", "list", "--json").stdout)
+    assert sorted(Path(entry["source"]["path"]).name for entry in listed) == [f"{i}.tif" for i in range(5)]
+    idle = geovl("segment", "tiles", "building", "--shard", "6/6")
+    assert idle.exit_code == 0
+    assert "nothing to do" in idle.stderr
+    assert idle.stdout == ""
+
+
 def test_a_dry_run_says_what_it_would_take_and_makes_nothing(geovl, tmp_path):
     write_tif(tmp_path / "a.tif", blobs(300, 500))
     done = geovl("segment", "a.tif", "building", "--window", "128", "--overlap", "32", "--dry-run", "--json")

@@ -11,7 +11,7 @@ from geovl.cli import options, output
 from geovl.errors import GeovlError, UsageError
 
 if TYPE_CHECKING:
-    from geovl.pipeline import SegmentOptions
+    from geovl.pipeline import Execution, SegmentOptions
     from geovl.runs import Run, RunStore
     from geovl.segmenters.base import Segmenter
     from geovl.sources import Source
@@ -85,7 +85,11 @@ def segment(
         ),
     ] = None,
     shard: Annotated[
-        str | None, typer.Option(help="Make part K/N only; geovl runs merge puts all together.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Make part K/N only: every N-th of many sources, or rows of one, for geovl runs merge.",
+            show_default=False,
+        ),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes on this machine, through dask.", show_default=False)
@@ -124,6 +128,7 @@ def segment(
         if merge and len(found) > 1:
             found = [pipeline.mosaic(found, keep)]
         _check_output(out, len(found), overwrite, shard=shard)
+        found, execution = _share(found, execution)
         segmenter = pipeline.load_segmenter(model, device)
         if dry_run:
             _estimate(found, vocabulary, segmenter, chosen, keep, as_json=as_json)
@@ -140,7 +145,9 @@ def segment(
                 if len(found) == 1:
                     raise
                 failed.append((entry.name, error))  # the other sources are still worth having
-        if execution.shard is None:
+        if not found:
+            output.note(f"Shard {shard} has nothing to do: there are fewer sources than shards.", quiet=quiet)
+        elif execution.shard is None:
             _report(made, out, overwrite=overwrite, as_json=as_json, quiet=quiet, many=len(found) > 1)
         else:
             output.note(f"Shard {shard} is made. When all are: geovl runs merge", quiet=quiet)
@@ -184,6 +191,16 @@ def parse_shard(text: str | None) -> tuple[int, int] | None:
         msg = f"--shard is {text!r}; it takes K/N, counted from 1."
         raise UsageError(msg, "For example --shard 3/16")
     return int(part), int(parts)
+
+
+def _share(found: "list[Source]", execution: "Execution") -> "tuple[list[Source], Execution]":
+    """Of many sources return those that a shard makes, each whole; one source is divided by its rows."""
+    from dataclasses import replace
+
+    if execution.shard is None or len(found) == 1:
+        return found, execution
+    part, parts = execution.shard
+    return found[part - 1 :: parts], replace(execution, shard=None)
 
 
 def _check_output(out: Path | None, count: int, overwrite: bool, *, shard: str | None) -> None:
@@ -258,7 +275,7 @@ def _estimate(
         return
     columns = ("source", "megapixels", "windows", "memory", "temporary disk", "output", "time")
     rows = [
-        (one.source, f"{one.megapixels:,.1f}", f"{one.windows:,}", _bytes(one.memory_bytes),
+        (one.source.rpartition("/")[2], f"{one.megapixels:,.1f}", f"{one.windows:,}", _bytes(one.memory_bytes),
          _bytes(one.temporary_bytes), _bytes(one.output_bytes), _duration(one.seconds))
         for one in told
     ]  # fmt: skip
