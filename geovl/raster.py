@@ -333,6 +333,9 @@ def _describe(dataset: Any, path: str, bidx: tuple[int, ...] | None) -> RasterIn
     notes: list[str] = []
     crs = _crs(dataset.crs, notes)
     transform: Affine = dataset.transform
+    if not all(math.isfinite(value) for value in tuple(transform)[:6]):
+        notes.append("The raster's place on the ground is not given in numbers; polygons are in its own pixels.")
+        transform, crs = Affine.identity(), None
     gcps, gcp_crs = dataset.gcps
     if gcps and transform.is_identity and len(gcps) >= 3:
         transform, crs = _from_gcps(gcps, gcp_crs, notes)
