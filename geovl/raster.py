@@ -333,15 +333,15 @@ def _describe(dataset: Any, path: str, bidx: tuple[int, ...] | None) -> RasterIn
     notes: list[str] = []
     crs = _crs(dataset.crs, notes)
     transform: Affine = dataset.transform
-    if not all(math.isfinite(value) for value in tuple(transform)[:6]):
-        notes.append("The raster's place on the ground is not given in numbers; polygons are in its own pixels.")
-        transform, crs = Affine.identity(), None
     gcps, gcp_crs = dataset.gcps
     if gcps and transform.is_identity and len(gcps) >= 3:
         transform, crs = _from_gcps(gcps, gcp_crs, notes)
     elif crs is None:
         extra = " (it has RPCs; orthorectify it first to place it on the ground)" if dataset.rpcs else ""
         notes.append(f"No CRS{extra}: polygons are in the raster's own coordinates and have no area in m².")
+    if not all(math.isfinite(value) for value in tuple(transform)[:6]):
+        notes.append("The raster's place on the ground is not given in numbers; polygons are in its own pixels.")
+        transform, crs = Affine.identity(), None
     bands = tuple(bidx) if bidx else _rgb_bands(dataset, path, notes)
     if len(bands) not in (1, 3):
         msg = f"--bidx takes 1 or 3 bands, got {len(bands)}."
