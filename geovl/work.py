@@ -64,7 +64,6 @@ class Work:
         if not target.exists():
             draft = folder / f".{_PLAN}.{socket.gethostname()}.{os.getpid()}"
             draft.write_text(json.dumps(dict(plan), ensure_ascii=False, allow_nan=False, indent=1), "utf-8")
-            draft.chmod(0o600)
             try:
                 os.link(draft, target)  # fails if somebody was faster, whose plan then holds
             except FileExistsError:

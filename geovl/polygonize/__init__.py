@@ -13,9 +13,10 @@ import shapely
 from affine import Affine
 from numpy.typing import NDArray
 
+from geovl.polygonize.arrays import ranges
 from geovl.polygonize.ground import Ground, xy
 from geovl.polygonize.hold import Holder
-from geovl.polygonize.join import Joiner, joined, ranges, select
+from geovl.polygonize.join import Joiner, joined, select
 from geovl.polygonize.regularize import regularize
 from geovl.polygonize.trace import Bools, Floats, Ints, Labels, Pieces, Short, Strip, trace
 from geovl.types import GeoBox, Polygons

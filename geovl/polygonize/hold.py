@@ -3,7 +3,8 @@
 import numpy as np
 import shapely
 
-from geovl.polygonize.join import Joiner, components, joined, select
+from geovl.polygonize.arrays import components
+from geovl.polygonize.join import Joiner, joined, select
 from geovl.polygonize.trace import Bools, Pieces, nothing
 
 

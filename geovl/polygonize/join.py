@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from geovl.polygonize.arrays import components, ranges
 from geovl.polygonize.trace import Bools, Floats, Ints, Pieces, Short, Strip, cycles, nothing
 
 
@@ -160,12 +161,6 @@ def _rows(pairs: Short, keep: Bools) -> Short:
     return np.ascontiguousarray(pairs).view(np.int64)[:, 0][keep].view(np.int32).reshape(-1, 2)
 
 
-def ranges(first: Ints, length: Ints) -> Ints:
-    """Concatenate ``arange(first[i], first[i] + length[i])``."""
-    before = np.cumsum(length) - length
-    return np.repeat(first - before, length) + np.arange(int(length.sum()))
-
-
 def _moved(cut: _Cut, chains: int, regions: int) -> _Cut:
     return replace(cut, ends=cut.ends + chains, begins=cut.begins + chains, region=cut.region + regions)
 
@@ -229,22 +224,6 @@ def _marks(strip: Strip, x: Short, y: Short) -> Bools:
             here = np.flatnonzero(y == line)
             found[here] = same[x[here]] & same[x[here] + 1]
     return found
-
-
-def components(count: int, one: Ints, two: Ints) -> Ints:
-    """Lowest member of the component of each of ``count`` items that pairs link."""
-    root = np.arange(count)
-    while True:
-        low = np.minimum(root[one], root[two])
-        new = root.copy()
-        for side in (one, two):
-            np.minimum.at(new, side, low)
-            np.minimum.at(new, root[side], low)
-        while not np.array_equal(further := new[new], new):
-            new = further
-        if np.array_equal(new, root):
-            return root
-        root = new
 
 
 def _pick(chains: _Chains, keep: Bools, root: Ints) -> _Chains:

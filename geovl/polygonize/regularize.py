@@ -18,6 +18,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from geovl.polygonize.arrays import components, ranges
+
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -141,9 +143,9 @@ class _Outlines:
 
     def select(self, index: Ints) -> "_Outlines":
         """Return some of the polygons."""
-        rings = _ranges(self.polygons[index], np.diff(self.polygons)[index])
+        rings = ranges(self.polygons[index], np.diff(self.polygons)[index])
         size = np.diff(self.rings)[rings]
-        points = self.coordinates[_ranges(self.rings[rings], size)]
+        points = self.coordinates[ranges(self.rings[rings], size)]
         return _Outlines(points, _offsets(size), _offsets(np.diff(self.polygons)[index]))
 
 
@@ -187,7 +189,7 @@ class _Chains:
 def _chains(given: _Outlines) -> _Chains:
     """Take the rings apart."""
     size = np.diff(given.rings) - 1
-    xy = given.coordinates[_ranges(given.rings[:-1], size)]
+    xy = given.coordinates[ranges(given.rings[:-1], size)]
     bounds = _offsets(size)
     begins, ends = bounds[:-1], bounds[1:]
     ring = np.repeat(np.arange(len(size)), size)
@@ -216,7 +218,7 @@ def _chains(given: _Outlines) -> _Chains:
     begin = first[held]
     length = following[held] - begin + 1
     base = np.repeat(begins[ring[begin]], length)
-    vertex = base + (_ranges(begin, length) - base) % np.repeat(size[ring[begin]], length)
+    vertex = base + (ranges(begin, length) - base) % np.repeat(size[ring[begin]], length)
     is_shell = np.zeros(len(size), np.bool_)
     is_shell[given.polygons[:-1]] = True
     node = np.where(is_node, np.cumsum(is_node) - 1, -1)[key]
@@ -275,7 +277,7 @@ def _extremes(xy: Floats, ring: Ints, begins: Ints, wanted: Bools) -> Ints:
 def _round(given: _Outlines) -> Bools:
     """Tell which exteriors are circles or ellipses: equally far from the centre once their inertia is made equal."""
     size = np.diff(given.rings)[given.polygons[:-1]]
-    xy = given.coordinates[_ranges(given.rings[given.polygons[:-1]], size)]
+    xy = given.coordinates[ranges(given.rings[given.polygons[:-1]], size)]
     begins = _offsets(size)[:-1]
     owner = np.repeat(np.arange(len(size)), size)
     one = xy - xy[begins][owner]
@@ -306,7 +308,7 @@ def _round(given: _Outlines) -> Bools:
 
 def _groups(chains: _Chains, fit: Bools) -> Ints:
     """Number the groups of fit polygons that share a border or a node; -1 for polygons that are not fit."""
-    root = _components(len(fit), _touching(chains, fit))
+    root = components(len(fit), *_touching(chains, fit).T)
     group = np.full(len(fit), -1)
     group[fit] = np.unique(root[fit], return_inverse=True)[1]
     return group
@@ -352,7 +354,7 @@ def _sides(chains: _Chains, group: Ints, tolerance: float) -> _Sides:
     """Find the sides of the chains that have a group, (chains), with the moments of the pixel edges along them."""
     picked = np.flatnonzero(group >= 0)
     size = np.diff(chains.offsets)[picked]
-    place = _ranges(chains.offsets[picked], size)
+    place = ranges(chains.offsets[picked], size)
     numbered = np.column_stack([chains.points[place], np.arange(len(place), dtype=np.float64)])
     lines = shapely.from_ragged_array(shapely.GeometryType.LINESTRING, numbered, (_offsets(size),))
     _, kept, (bounds,) = shapely.to_ragged_array(shapely.simplify(lines, tolerance, preserve_topology=False))
@@ -362,7 +364,7 @@ def _sides(chains: _Chains, group: Ints, tolerance: float) -> _Sides:
     begin, end = stops[~is_last], stops[np.flatnonzero(~is_last) + 1]
     edges = np.full(len(chains.points), -1)
     count = end - begin
-    at = _ranges(begin, count)
+    at = ranges(begin, count)
     edges[at] = owner = np.repeat(np.arange(len(begin)), count)
     one = chains.points[at] - chains.points[begin][owner]
     along = chains.points[at + 1] - chains.points[at]
@@ -678,7 +680,7 @@ def _join(runs: _Runs, chains: _Chains, tolerance: float) -> tuple[_Runs, Floats
     one, two = order[:-1], order[1:]
     same = (node[one] == node[two]) & (runs.line[run[one]] == runs.line[run[two]])
     same &= np.abs(runs.offset[run[one]] - runs.offset[run[two]]) <= tolerance
-    root = _components(len(runs.chain), np.stack([run[one[same]], run[two[same]]], axis=1))
+    root = components(len(runs.chain), run[one[same]], run[two[same]])
     weight = _sums(root, runs.weight, len(root))
     joint = (_sums(root, runs.weight * runs.offset, len(root)) / np.maximum(weight, 1e-9))[root]
     far = np.bincount(root, np.abs(joint - runs.offset) > 2 * tolerance, len(root)) > 0
@@ -762,7 +764,7 @@ def _settle(
     fine = _alike(outlines, broken, stairs, group, chains, walls)
     active[group[~fine & (group >= 0)]] = False
     active[_collisions(outlines, active[group], group, shapely.area(stairs))] = False
-    neighbourhood = _components(len(group), _touching(chains, np.ones(len(group), np.bool_)))
+    neighbourhood = components(len(group), *_touching(chains, np.ones(len(group), np.bool_)).T)
     while True:
         stale = np.zeros(len(group), np.bool_)
         stale[neighbourhood[~active[group]]] = True
@@ -807,7 +809,7 @@ def _simplified_holes(chains: _Chains, walls: _Walls, tolerance: float) -> Bools
     if not len(holes):
         return kept
     size = np.diff(chains.offsets)[holes]
-    place = _ranges(chains.offsets[holes], size)
+    place = ranges(chains.offsets[holes], size)
     areas = shapely.from_ragged_array(
         shapely.GeometryType.POLYGON, chains.points[place], (_offsets(size), np.arange(len(holes) + 1))
     )
@@ -855,7 +857,7 @@ def _assemble(given: _Outlines, chains: _Chains, walls: _Walls, active: Bools, k
     bounds = _offsets(np.bincount(chain, minlength=len(straight)))
     used, back = chains.uses, chains.backwards
     size = np.diff(bounds)[used] - ~chains.closed[used]  # the last point of an open chain begins the next
-    place = _ranges(np.zeros(len(used), np.int64), size)
+    place = ranges(np.zeros(len(used), np.int64), size)
     turned = np.repeat(back, size)
     base = np.repeat(np.where(back, bounds[used + 1] - 1, bounds[used]), size)
     flat = points[np.where(turned, base - place, base + place)]
@@ -873,7 +875,7 @@ def _assemble(given: _Outlines, chains: _Chains, walls: _Walls, active: Bools, k
     if poor.any():
         points = np.concatenate([points, given.coordinates])
     polygons = _offsets(np.add.reduceat(~filled, given.polygons[:-1], dtype=np.int64))
-    return _Outlines(points[_ranges(first[~filled], size)], _offsets(size), polygons), broken
+    return _Outlines(points[ranges(first[~filled], size)], _offsets(size), polygons), broken
 
 
 def _alike(
@@ -921,7 +923,7 @@ def _simplified(given: _Outlines, stairs: Geometries, chains: _Chains, stale: In
     if not len(stale):
         return kept
     _, points, (rings, _) = shapely.to_ragged_array(shapely.coverage_simplify(stairs[stale], tolerance))
-    ring = _ranges(given.polygons[stale], np.diff(given.polygons)[stale])
+    ring = ranges(given.polygons[stale], np.diff(given.polygons)[stale])
     found = np.repeat(ring, np.diff(rings)) * len(chains.places) + _find(chains, points)
     candidates = np.flatnonzero(np.isin(chains.ring, ring))
     kept[candidates] = np.isin(chains.ring[candidates] * len(chains.places) + chains.key[candidates], found)
@@ -938,25 +940,6 @@ def _find(chains: _Chains, points: Floats) -> Ints:
 def _sums(number: Ints, value: Floats, count: int) -> Floats:
     """Add up values by number, 0 to ``count``."""
     return np.bincount(number, value, count).astype(np.float64, copy=False)
-
-
-def _components(count: int, pairs: Ints) -> Ints:
-    """Lowest member of the component of each of ``count`` items linked by pairs (n, 2)."""
-    root = np.arange(count)
-    while True:
-        low = np.minimum(root[pairs[:, 0]], root[pairs[:, 1]])
-        new = root.copy()
-        np.minimum.at(new, root[pairs[:, 0]], low)
-        np.minimum.at(new, root[pairs[:, 1]], low)
-        new = new[new]
-        if np.array_equal(new, root):
-            return root
-        root = new
-
-
-def _ranges(first: Ints, length: Ints) -> Ints:
-    """Concatenate ``arange(first[i], first[i] + length[i])``."""
-    return np.repeat(first - (np.cumsum(length) - length), length) + np.arange(int(length.sum()))
 
 
 def _offsets(size: Ints) -> Ints:
