@@ -136,10 +136,10 @@ def plan_of(
     }
 
 
-def opened(source: Source, options: SegmentOptions) -> Raster:
+def opened(source: Source, bidx: tuple[int, ...] | None, stretch: str | Stretch | None) -> Raster:
     """Open the raster of a source; what a server named is opened by drivers that follow no other names."""
     drivers = None if source.trusted else sources.REMOTE_DRIVERS
-    return Raster(source.path, options.bidx, options.stretch, drivers)
+    return Raster(source.path, bidx, stretch, drivers)
 
 
 def everywhere(path: str) -> str:
@@ -281,7 +281,7 @@ class Job:
         shared: bool,
     ) -> Self:
         """Open a raster and plan its run; :meth:`begin_work` then begins it, or goes on with it."""
-        raster = opened(source, options)
+        raster = opened(source, options.bidx, options.stretch)
         try:
             plan_ = plan_of(source, raster, vocabulary, segmenter, notes, options, run_id)
             return cls(raster.info, plan_, identity_of(plan_, shared=shared), store, raster)
@@ -304,8 +304,7 @@ class Job:
         plan_ = work.plan
         raster = None
         if source is not None:
-            drivers = None if source.trusted else sources.REMOTE_DRIVERS
-            raster = Raster(source.path, _options(plan_["options"]).bidx, _stretch_of(plan_["raster"]), drivers)
+            raster = opened(source, _options(plan_["options"]).bidx, _stretch_of(plan_["raster"]))
         job = cls(_info_of(plan_["raster"]), plan_, identity_of(plan_), store, raster)
         job.work = work
         return job
@@ -395,7 +394,13 @@ class Job:
         return sorted({*rows, *above})
 
     def make(self, segmenter: Segmenter, rows: Sequence[int], listener: Listener) -> None:
-        """Make rows of windows in this process, each kept as soon as it is done."""
+        """Make rows of windows in this process, each kept as soon as it is done.
+
+        Raises:
+            RunError: The job was taken up without its raster.
+            SourceError: A window cannot be read.
+            OSError: The disk is full.
+        """
         if self._raster is None:
             msg = f"Run {self.work.id} was taken up without its raster."
             raise RunError(msg)

@@ -241,7 +241,7 @@ def estimate(
     """
     notes = segmenter.understand(vocabulary)
     source = Source(source, source) if isinstance(source, str) else source
-    with sources.reading(source), closing(opened(source, options)) as raster:
+    with sources.reading(source), closing(opened(source, options.bidx, options.stretch)) as raster:
         plan_ = plan_of(source, raster, vocabulary, segmenter, notes, options, None)
         job = Job(raster.info, plan_, {}, store, raster)
         grid = job.task.grid

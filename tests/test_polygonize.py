@@ -164,6 +164,9 @@ def test_min_area_is_in_square_metres_on_the_ground_not_in_units_of_the_map():
     # Web Mercator at 60° north: a 1 m pixel of the map is 0.25 m² on the ground
     box = GeoBox(labels.shape, Affine(1, 0, 0, 0, -1, 8_399_738), CRS.from_epsg(3857))
     assert Ground(box).pixel_area(np.array([10.0]), np.array([10.0]))[0] == pytest.approx(0.25, rel=0.01)
+    # so that small regions are never traced to the end: 20 m² are 80 pixels, and no pixel is much larger
+    assert 70 <= Ground(box).pixels_of(20) <= 80
+    assert Ground(box).pixels_of(0) == Ground(GeoBox((5, 5), Affine.identity(), None)).pixels_of(9) == 0
     assert len(trace(labels, geobox=box, min_area=20).geometry) == 2
     assert len(trace(labels, geobox=box, min_area=30).geometry) == 1
     assert len(trace(labels, geobox=box, min_area=300).geometry) == 0

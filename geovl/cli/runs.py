@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from geovl.cli import options, output
+from geovl.cli.progress import Progress
 from geovl.errors import RunError
 
 app = typer.Typer(help="List, show, verify, merge and remove runs.", no_args_is_help=True)
@@ -100,6 +101,7 @@ def merge(
         from geovl import pipeline, runs, settings
 
         keep = runs.RunStore(store or settings.store_dir())
-        made = pipeline.merge(keep, run)
+        with Progress(run or "run", quiet=quiet) as progress:
+            made = pipeline.merge(keep, run, progress)
         output.note(f"{made.manifest['polygons']} polygons.", quiet=quiet)
         output.answer(made.id)

@@ -74,11 +74,12 @@ def polygonize(
     height, width = geobox.shape
     ground = Ground(geobox)
     rows = rows or max(STRIP_PIXELS // max(width, 1), 64)
+    least = max(min_pixels, ground.pixels_of(min_area))
     joiner, holder = Joiner(), Holder(_NEAR * max(simplify, 1.0))
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         strip = _strip(labels, top, bottom, height, width, nodata)
-        pieces = tracer(strip, scores(top, bottom).astype(np.uint8, copy=False), min_pixels)
+        pieces = tracer(strip, scores(top, bottom).astype(np.uint8, copy=False), least)
         if simplify > 0 and not square and len(pieces):
             pieces = _simplified(pieces, strip, simplify)
         whole = select(pieces, ~pieces.cut)

@@ -96,6 +96,20 @@ class Ground:
         area: Floats = np.abs(step[:, 0, 0] * step[:, 1, 1] - step[:, 0, 1] * step[:, 1, 0])
         return area
 
+    def pixels_of(self, area: float) -> int:
+        """Return pixels of which fewer have less than an area, wherever in the raster: 0 where that cannot be told.
+
+        Args:
+            area: Square metres.
+        """
+        if area <= 0:
+            return 0
+        height, width = self._geobox.shape
+        x, y = np.meshgrid(np.linspace(0, width, _NODES), np.linspace(0, height, _NODES))
+        largest = float(self.pixel_area(x.ravel(), y.ravel()).max())
+        # a twentieth off: a pixel between the nodes may be a little larger
+        return int(area / largest * 0.95) if 0 < largest < np.inf else 0
+
     def measure(self, coordinates: Short | Floats, rings: Ints, parts: Ints) -> tuple[Floats, Floats]:
         """Return the area (m²) and the length of all rings (m) of polygons; NaN without a CRS.
 

@@ -19,13 +19,13 @@ AIRPORT = Path(__file__).parents[2] / "examples" / "airport.tif"
 # the whole process, up to the moment when the first window has been scored
 FIRST_WINDOW = """
 import sys, time, os
-from geovl.cli import segment as command
+from geovl.cli import progress
 from geovl.cli.app import app
 
 def advance(self, *args, **kwargs):
     os._exit(0)
 
-command.Progress.advance = advance
+progress.Progress.advance = advance
 app(sys.argv[1:])
 """
 
