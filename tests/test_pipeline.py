@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from geovl import inference
 from geovl.errors import ModelError, OutOfMemoryError, PromptError, RasterError, RunError, SourceError, UsageError
 from geovl.pipeline import Execution, SegmentOptions, merge, segment
-from geovl.raster import BlockWriter, Raster
+from geovl.raster import BlockWriter, Raster, Stretch
 from geovl.runs import RunStore
 from geovl.stitch import decide
 from geovl.types import Vocabulary
@@ -358,6 +358,36 @@ def test_a_damaged_part_is_made_again(tile, store, segmenter, tmp_path, how):
     assert content(run) == content(whole)
 
 
+def test_a_part_with_one_wrong_byte_is_not_taken_and_goes_away(tmp_path):
+    """Noise is stored as it is: nothing but the checksum tells."""
+    work = Work(tmp_path, {"id": "the-run"})
+    noise = np.random.default_rng(0).integers(0, 256, 5000, dtype=np.uint8)
+    work.save("a", {"noise": noise})
+    np.testing.assert_array_equal(work.load("a")["noise"], noise)
+    data = bytearray((tmp_path / "a.part").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "a.part").write_bytes(data)
+    assert work.load("a") is None
+    assert not work.has("a")
+
+
+def test_zones_are_kept_only_until_both_bands_are_there(tmp_path, store):
+    work = interrupted(write_tif(tmp_path / "long.tif", blobs(900, 110)), store, 20)
+    assert len(list(work.folder.glob("band-*.part"))) > 5
+    assert len(list(work.folder.glob("zone-*.part"))) == 1
+
+
+def test_a_source_whose_content_cannot_be_known_is_never_taken_as_done(tmp_path, store, segmenter):
+    path = write_tif(tmp_path / "a.tif", blobs(150, 200))
+    inside = f"GTIFF_DIR:1:{path}"
+    resume = Execution(resume=True)
+    first = segment(inside, THREE, segmenter, store, SMALL, execution=resume)
+    write_tif(path, blobs(150, 200, seed=4))
+    second = segment(inside, THREE, segmenter, store, SMALL, execution=resume)
+    assert second.id != first.id
+    np.testing.assert_array_equal(second.labels(), expected(path))
+
+
 def test_one_damaged_part_of_many_is_made_again_by_the_same_command(tmp_path, store, segmenter):
     source = str(write_tif(tmp_path / "long.tif", blobs(700, 110)))
     work = interrupted(source, store, 2 * 13)
@@ -411,6 +441,10 @@ def test_everybody_uses_the_stretch_of_whoever_began(tmp_path, store, segmenter)
     run = segment(str(source), THREE, segmenter, store, SMALL)
     assert stored != changed["raster"]["stretch"]
     assert run.manifest["source"]["stretch"]["high"] == [20_000.0] * 3
+    red = Stretch((0.0,) * 3, (20_000.0,) * 3).apply(deep)[0][-500:]
+    labels, best = np.empty(red.shape, np.uint8), np.empty(red.shape, np.uint8)
+    decide(brightness_scores(red, 3), 0.5, labels, best)
+    np.testing.assert_array_equal(run.labels()[-500:], labels)
 
 
 def test_the_batch_is_no_part_of_what_a_run_is(tile, store, segmenter):

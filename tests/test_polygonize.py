@@ -174,16 +174,17 @@ def test_min_area_is_in_square_metres_on_the_ground_not_in_units_of_the_map():
 
 CRSS = [
     (4326, Affine(1e-4, 0, 20, 0, -1e-4, 70)),
-    (4326, Affine(1e-4, 0, 179.95, 0, -1e-4, -17)),  # across the antimeridian
+    (32701, Affine(10, 0, 179_800, 0, -10, 8_118_000)),  # across the antimeridian
     (32632, Affine(10, 0, 4e5, 0, -10, 6e6)),
     (3857, Affine(5, 0, 1e6, 0, -5, 8.4e6)),
     (3995, Affine(20, 0, -3e5, 0, -20, 3e5)),  # polar
 ]
 
 
-def exact(polygon, crs):
-    """Area and perimeter along geodesics, ring by ring; cut short, because edges are straight in the CRS."""
-    polygon = shapely.segmentize(polygon, max(1e-3, polygon.length / 400) if crs.is_geographic else 50)
+def exact(polygon, crs, *, cut=True):
+    """Area and perimeter along geodesics, ring by ring; edges cut short, because they are straight in the CRS."""
+    if cut:
+        polygon = shapely.segmentize(polygon, max(1e-3, polygon.length / 400) if crs.is_geographic else 50)
     base = Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
     rings = [polygon.exterior, *polygon.interiors]
     sums = [crs.get_geod().polygon_area_perimeter(*base.transform(*ring.xy)) for ring in rings]
@@ -213,6 +214,46 @@ def test_areas_and_lengths_agree_with_geodesic_sums_for_every_size(epsg, transfo
         area, length = exact(found.geometry[index], crs)
         assert found.area_m2[index] == pytest.approx(area, rel=2e-5)
         assert found.perimeter_m[index] == pytest.approx(length, rel=2e-4)
+
+
+def test_the_antimeridian_is_where_that_case_says():
+    box = dict(CRSS)[32701]
+    to_degrees = Transformer.from_crs(32701, 4326, always_xy=True)
+    west, east = (to_degrees.transform(*(box @ (col, 50)))[0] for col in (0, 100))
+    assert west > 179 > -179 > east
+
+
+def test_areas_hold_where_the_ground_differs_much_within_a_raster():
+    """From 85° north to 5° south, many small regions: none may take its measure from a node far away."""
+    small = np.random.default_rng(0).integers(1, 4, (15_000, 13)).astype(np.uint8)
+    labels = np.kron(small, np.ones((3, 3), np.uint8))
+    crs = CRS.from_epsg(4326)
+    found = trace(labels, simplify=0, geobox=GeoBox(labels.shape, Affine(0.002, 0, 5, 0, -0.002, 85), crs))
+    for index in range(0, len(found.geometry), len(found.geometry) // 150):
+        assert found.area_m2[index] == pytest.approx(exact(found.geometry[index], crs)[0], rel=5e-5)
+
+
+def test_large_regions_are_summed_along_geodesics():
+    labels = np.kron(np.random.default_rng(0).integers(1, 4, (9, 9)).astype(np.uint8), np.ones((40, 40), np.uint8))
+    crs = CRS.from_epsg(4326)
+    found = trace(labels, simplify=0, geobox=GeoBox(labels.shape, Affine(0.02, 0, 20, 0, -0.02, 70), crs))
+    for index, polygon in enumerate(found.geometry):
+        area, length = exact(polygon, crs, cut=False)
+        assert found.area_m2[index] == pytest.approx(area, rel=1e-9)
+        assert found.perimeter_m[index] == pytest.approx(length, rel=1e-9)
+
+
+def test_a_house_waits_for_what_it_stands_beside():
+    labels = np.zeros((200, 60), np.uint8)
+    labels[:, :10] = 1  # goes on through both strips
+    labels[10:30, 10:40] = 2  # ends far above the cut, wall to wall with it
+    labels[10:30, 50:58] = 2  # near nothing that goes on
+    scores = np.full(labels.shape, 254, np.uint8)
+    box = GeoBox(labels.shape, Affine.identity(), None)
+    batches = polygonize(
+        lambda a, b: labels[a:b], lambda a, b: scores[a:b], box, nodata=255, score_scale=254, square=(1, 2), rows=100
+    )
+    assert [sorted(batch.label) for batch in batches] == [[2], [1, 2]]
 
 
 def test_scores_of_a_raster_wider_than_32_bits_hold_are_right():

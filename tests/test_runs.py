@@ -100,6 +100,14 @@ def test_kill_9_leaves_no_run_and_the_next_one_clears_up(store):
     assert [path.name for path in store.folder.iterdir()] == [run.id]
 
 
+def test_what_another_machine_is_making_is_left_alone(store):
+    store.folder.mkdir(parents=True)
+    theirs = store.folder / ".20260101-000000-000-abcd.another.host.999999999.partial"
+    theirs.mkdir()
+    make(store)
+    assert theirs.is_dir()
+
+
 def test_a_store_that_cannot_be_made_says_so(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot be kept"), RunStore(tmp_path / "file").create():
