@@ -385,6 +385,10 @@ def test_a_source_whose_content_cannot_be_known_is_never_taken_as_done(tmp_path,
     write_tif(path, blobs(150, 200, seed=4))
     second = segment(inside, THREE, segmenter, store, SMALL, execution=resume)
     assert second.id != first.id
+    shard = replace(resume, shard=(1, 1))
+    segment(inside, THREE, segmenter, store, SMALL, execution=shard)
+    merge(store)
+    assert segment(inside, THREE, segmenter, store, SMALL, execution=shard) is None
     np.testing.assert_array_equal(second.labels(), expected(path))
 
 

@@ -216,11 +216,15 @@ def test_areas_and_lengths_agree_with_geodesic_sums_for_every_size(epsg, transfo
         assert found.perimeter_m[index] == pytest.approx(length, rel=2e-4)
 
 
-def test_the_antimeridian_is_where_that_case_says():
-    box = dict(CRSS)[32701]
+def test_a_pixel_on_the_antimeridian_is_as_large_as_its_neighbours():
+    transform = dict(CRSS)[32701]
     to_degrees = Transformer.from_crs(32701, 4326, always_xy=True)
-    west, east = (to_degrees.transform(*(box @ (col, 50)))[0] for col in (0, 100))
-    assert west > 179 > -179 > east
+    lon = np.array([to_degrees.transform(*(transform @ (col, 50.5)))[0] for col in range(101)])
+    (col,) = np.flatnonzero((lon[:-1] > 179) & (lon[1:] < -179))
+    areas = Ground(GeoBox((100, 100), transform, CRS.from_epsg(32701))).pixel_area(
+        np.array([col - 9.5, col + 0.5, col + 10.5]), np.full(3, 50.5)
+    )
+    assert areas[1] == pytest.approx((areas[0] + areas[2]) / 2, rel=1e-6)
 
 
 def test_areas_hold_where_the_ground_differs_much_within_a_raster():
