@@ -3,12 +3,13 @@
 | variable | meaning | default |
 | --- | --- | --- |
 | ``GEOVL_STORE`` | folder of runs | ``.geovl`` in the working folder |
-| ``GEOVL_CATALOG`` | folder of catalog records | the records shipped with geovl |
+| ``GEOVL_CATALOG`` | folders of catalog records over those shipped with geovl, divided as in ``PATH`` | none |
 | ``GEOVL_OFFLINE`` | any value but 0: a source that needs the network is an error | off |
 | ``GEOVL_DEBUG`` | any value: show tracebacks | off |
 """
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -19,16 +20,27 @@ def store_dir() -> Path:
     return Path(os.environ.get("GEOVL_STORE", ".geovl"))
 
 
-def catalog_dir() -> Path:
-    """Return the folder of catalog records.
+def shipped_catalog() -> Path:
+    """Return the folder of geovl's own catalog records.
 
-    A wheel carries the records in ``geovl/_catalog``; a checkout keeps them in
-    ``catalog/`` beside the package.
+    A wheel carries them in ``geovl/_catalog``; a checkout keeps them in ``catalog/`` beside the package.
     """
-    if folder := os.environ.get("GEOVL_CATALOG"):
-        return Path(folder)
     shipped = _PACKAGE / "_catalog"
     return shipped if shipped.is_dir() else _PACKAGE.parent / "catalog"
+
+
+def catalog_dirs() -> tuple[Path, ...]:
+    """Return the folders of catalog records, later ones over earlier ones."""
+    own = os.environ.get("GEOVL_CATALOG", "").split(os.pathsep)
+    return (shipped_catalog(), *(Path(folder) for folder in own if folder), *_OVERLAYS)
+
+
+_OVERLAYS: list[Path] = []
+
+
+def lay_over(folders: Iterable[Path]) -> None:
+    """Use folders of catalog records over all others, in this process, in place of those given before."""
+    _OVERLAYS[:] = folders
 
 
 def debug() -> bool:

@@ -268,19 +268,6 @@ def test_merging_without_an_unfinished_run_is_said(geovl):
     assert "no unfinished run" in done.stderr
 
 
-def test_catalog_commands(geovl, tmp_path):
-    assert "nano" in geovl("catalog", "list").stdout
-    assert geovl("catalog", "check").exit_code == 0
-    assert "Apache-2.0" in geovl("catalog", "show", "nano").stdout
-    assert json.loads(geovl("catalog", "show", "nano", "--json").stdout)["id"] == "nano"
-    assert geovl("catalog", "show", "nope").exit_code == 1
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "bad.toml").write_text('id = "bad"\ncolour = 1\n')
-    faulty = geovl("catalog", "check", tmp_path)
-    assert faulty.exit_code == 1
-    assert "bad.toml: colour" in faulty.stdout
-
-
 @pytest.mark.parametrize("script", ["count_airplanes.py", "land_cover.py", "picture.py", "scenes.py"])
 def test_the_examples_run(script, tmp_path):
     done = subprocess.run(

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +33,13 @@ def answer(text: str) -> None:
     typer.echo(text)
 
 
+def answer_raw(text: str) -> None:
+    """Print a document on stdout as it is, line ends and all."""
+    stream = typer.get_text_stream("stdout")
+    stream.flush()
+    typer.get_binary_stream("stdout").write(text.encode("utf-8"))
+
+
 def answer_json(value: Any) -> None:
     """Print the answer on stdout as JSON."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
@@ -46,7 +55,7 @@ def answer_table(found: "Table") -> None:
 def note(text: str, *, quiet: bool = False) -> None:
     """Print a remark on stderr."""
     if not quiet:
-        stderr().print(text, markup=False, soft_wrap=True)
+        typer.echo(text, err=True)  # rich would take longer to load than a list to be made
 
 
 def warn(text: str) -> None:
@@ -69,6 +78,50 @@ def table(
     for row in rows:
         out.add_row(*row)
     return out
+
+
+def width() -> int:
+    """Return how many characters fit into a line of stdout; 120 where nobody looks at it and COLUMNS is not set."""
+    return shutil.get_terminal_size((120, 24)).columns
+
+
+def columns(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], *, grow: str = "", right: Sequence[str] = (), indent: int = 0
+) -> Iterator[str]:
+    """Lay out a table as lines of the terminal's width, the leftmost columns first.
+
+    Columns that do not fit are left out, but for the first; the one named ``grow`` takes what is left and is cut with
+    an ellipsis. Done here, as rich takes longer to load than the catalog to answer.
+
+    Args:
+        heads: Name of each column, most important first.
+        rows: As many cells each.
+        grow: Column that may be cut to 24 characters.
+        right: Columns that are right-aligned.
+        indent: Characters that the caller puts before each line.
+
+    Yields:
+        Lines, the heads first.
+    """
+    wide = [max(map(len, cells)) for cells in zip(heads, *rows, strict=True)]
+    least = [min(size, 24) if name == grow else size for name, size in zip(heads, wide, strict=True)]
+    room = width() - indent
+    shown, used = [0], least[0]
+    for place in range(1, len(heads)):
+        if used + 2 + least[place] <= room:
+            shown.append(place)
+            used += 2 + least[place]
+    spare = max(room - used, 0)
+    sizes = {place: least[place] + (spare if heads[place] == grow else 0) for place in shown}
+    sizes = {place: min(size, wide[place]) for place, size in sizes.items()}
+    bold = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    for row in (heads, *rows):
+        cells = []
+        for place in shown:
+            text = row[place] if len(row[place]) <= sizes[place] else row[place][: sizes[place] - 1] + "…"
+            cells.append(text.rjust(sizes[place]) if heads[place] in right else text.ljust(sizes[place]))
+        line = "  ".join(cells).rstrip()
+        yield f"\033[1m{line}\033[0m" if bold and row is heads else line
 
 
 def set_verbosity(verbose: int, quiet: bool) -> None:

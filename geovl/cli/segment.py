@@ -43,6 +43,7 @@ def segment(
         list[str], typer.Argument(metavar="PROMPT...", help="What to look for; several prompts give one class each.")
     ],
     model: Annotated[str, typer.Option("-m", "--model", help="Catalog id of the model.")] = "nano",
+    catalog: options.Catalog = None,  # noqa: ARG001 - laid over by its callback
     out: options.Output = None,
     bidx: Annotated[
         str | None, typer.Option(help="Bands for red, green, blue, such as 4,3,2; or one grey band.")

@@ -67,7 +67,7 @@ def results(report: Mapping[str, Mapping[str, object]]) -> str:
             ]
     parts = []
     for metric, dataset, split, value, setting in rows:
-        told_row = {"metric": metric, "value": round(float(str(value)), 3), "dataset": dataset, "split": split}
+        told_row = {"metric": metric, "value": round(float(str(value)), 3), "dataset_name": dataset, "split": split}
         told_row["setting"] = setting
         lines = (f"{key} = {json.dumps(item)}" for key, item in told_row.items())
         parts.append("\n[[results]]\n" + "\n".join(lines) + "\n")

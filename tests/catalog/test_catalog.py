@@ -1,0 +1,346 @@
+"""The catalog as it ships: all of the survey and its list, names that lead to records, choices, searches, comparisons."""
+
+import collections
+import dataclasses
+import json
+import re
+
+import pytest
+
+from geovl.catalog import Catalog, licenses, load, model
+from geovl.catalog.records import UNKNOWN, Dataset, Model, Record, Result
+from geovl.catalog.related import compare, paper_of, related
+from geovl.catalog.search import search
+from geovl.catalog.select import Choice, choose, ordered, span, types
+from geovl.errors import CatalogError, ModelError, UsageError
+
+
+@pytest.fixture(scope="module")
+def catalog():
+    return load()
+
+
+def test_the_survey_and_its_list_are_whole(catalog):
+    assert len(catalog.models) >= 128, "127 of the facts and nano"
+    assert len(catalog.datasets) >= 154
+    assert len(catalog.papers) >= 190
+    rows = collections.Counter(paper.list_row.partition("#")[0] for paper in catalog.papers.values() if paper.list_row)
+    assert sum(rows.values()) == 113
+    assert rows["contrastive"] == 5
+    assert rows["conversational"] == 26
+    assert rows["generative"] == 4
+    assert rows["datasets"] == 43
+    numbered = [paper.list_row for paper in catalog.papers.values() if paper.list_row]
+    assert len(set(numbered)) == 113, "no row twice"
+
+
+def test_every_record_says_where_it_was_read_and_what_it_is(catalog):
+    for record in catalog:
+        assert record.sources["entry"], record.id
+        assert record.name, record.id
+        if record.type != "paper":
+            assert record.description, record.id
+
+
+def test_counts_keep_the_words_of_their_source(catalog):
+    sets = catalog.datasets
+    assert sets["rsicd"].images == 10921
+    assert sets["levir-cc"].images == 10077
+    assert sets["levir-cc"].images_said == "10077 pairs"
+    assert sets["skyscript"].images == "5.2M", "a round number stays words"
+    assert sets["satin"].images == "about 775000"
+    assert sets["rsvqaxben"].samples == "about 15M question-answer pairs"
+    for record in sets.values():
+        for value, said in ((record.images, record.images_said), (record.samples, record.samples_said)):
+            if isinstance(value, int) and said:
+                assert said.startswith(str(value)), f"{record.id}: {said}"
+            if isinstance(value, str):
+                assert not value.isdigit(), record.id
+
+
+def test_licences_are_never_blank_and_known_ones_have_a_source(catalog):
+    for record in (*catalog.models.values(), *catalog.datasets.values()):
+        for _, expression in licenses.of(record):
+            assert expression, record.id
+            if expression != UNKNOWN:
+                assert record.sources.get("license"), record.id
+
+
+def test_what_sources_disagree_on_is_recorded(catalog):
+    named = {record.id for record in catalog if record.conflicts}
+    assert {
+        "skyscript", "rs5m", "versad", "rsicd", "floodnet", "earthvqa", "geochat-instruct", "fmow", "bigearthnet",
+        "million-aid", "geochat", "rs-llava", "vhm", "change-agent", "unirs", "llama3-ms-clip", "xlrs-bench", "georsclip",
+        "lhrs-bot", "remoteclip", "rsgpt", "geoground", "skyeyegpt", "remotesam", "capera", "crsvqa", "uav-captions", "rsitmd",
+        "rs-gpt4v", "lhrs-bot-nova", "rsvg", "risbench", "naip-osm", "falcon-rs", "earthmarker", "sarchat", "geopix",
+    } <= named  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "record"),
+    [
+        ("nano", "nano"), ("GeoChat", "geochat"), ("geo chat", "geochat"), ("COREval", "choice"), ("coreval", "choice"),
+        ("H2RSVLM", "vhm"), ("h2rsvlm", "vhm"), ("GeoLangBind", "dofa-clip"), ("RSVGD", "dior-rsvg"),
+        ("MBZUAI/geochat-7B", "geochat"), ("2311.15826", "p-geochat"), ("p-data-rs5m", "p-georsclip"),
+        ("10.3390/rs16091477", "p-rs-llava"),
+    ],
+)  # fmt: skip
+def test_names_lead_to_records(catalog, name, record):
+    assert catalog.find(name).id == record
+
+
+def test_a_renamed_record_is_there_for_who_asks_for_it(catalog):
+    assert catalog.find("h2rsvlm", as_is=True).id == "h2rsvlm"
+
+
+def test_every_id_and_name_leads_to_its_record(catalog):
+    for record in catalog:
+        assert catalog.find(record.id, as_is=True) is record
+    for record in (*catalog.models.values(), *catalog.datasets.values()):
+        assert catalog.find(record.name, (record.type,), as_is=True) is record
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("remoteclp", "remoteclip"), ("geocht", "geochat"), ("vrsbensh", "vrsbench")]
+)
+def test_a_near_miss_suggests(catalog, typed, meant):
+    with pytest.raises(CatalogError) as told:
+        catalog.find(typed)
+    assert typed in told.value.message
+    assert meant in told.value.hint
+
+
+def test_a_name_that_means_two_records_is_asked_back():
+    twins = {name: Model(id=name, name="Twin", kind="task") for name in ("one", "two")}
+    with pytest.raises(CatalogError, match="means 2 records: one, two"):
+        Catalog(models=twins).find("twin")
+
+
+@pytest.mark.parametrize(
+    ("word", "task"),
+    [
+        ("RES", "referring-segmentation"), ("RRSIS", "referring-segmentation"), ("VQA", "visual-question-answering"),
+        ("rec", "grounding"), ("OVSS", "open-vocabulary-segmentation"), ("Visual Grounding", "grounding"),
+        ("grounding", "grounding"),
+    ],
+)  # fmt: skip
+def test_synonyms_of_tasks_resolve(catalog, word, task):
+    assert catalog.task(word).id == task
+
+
+def test_synonyms_are_of_one_task_only(catalog):
+    words = [word.casefold() for task in catalog.tasks.values() for word in (task.id, *task.synonyms)]
+    assert [word for word, count in collections.Counter(words).items() if count > 1] == []
+
+
+def test_an_unknown_task_lists_the_vocabulary(catalog):
+    with pytest.raises(CatalogError) as told:
+        catalog.task("flying")
+    assert all(task in told.value.hint for task in catalog.tasks)
+
+
+def test_a_model_to_run_is_found_by_name_and_others_say_why_not():
+    assert model("nano").run is not None
+    assert model("Nano").id == "nano"
+    with pytest.raises(ModelError, match="cannot run it"):
+        model("geochat")
+    with pytest.raises(ModelError) as told:
+        model("nanoo")
+    assert "nano" in told.value.hint
+    with pytest.raises(ModelError):
+        model("../models/nano")
+
+
+# choosing
+
+
+def ids(records):
+    return {record.id for record in records}
+
+
+def test_choices_narrow_and_alternatives_widen(catalog):
+    grounding = choose(catalog, Choice(tasks=("grounding",)))
+    assert grounding == choose(catalog, Choice(tasks=("REC",)))
+    assert all("grounding" in record.tasks for record in grounding)
+    assert ids(grounding) == {r.id for r in catalog if r.type != "paper" and "grounding" in r.tasks}
+    both = choose(catalog, Choice(tasks=("grounding", "counting")))
+    assert ids(both) > ids(grounding)
+    assert ids(choose(catalog, Choice(tasks=("grounding",), kinds=("model",)))) < ids(grounding)
+
+
+def test_kinds_are_types_or_kinds_of_a_type(catalog):
+    assert all(isinstance(r, Model) for r in choose(catalog, Choice(kinds=("model",))))
+    assert len(choose(catalog, Choice(kinds=("survey",)))) == 7
+    mixed = choose(catalog, Choice(kinds=("change",)))
+    assert {r.type for r in mixed} == {"model", "dataset"}
+    with pytest.raises(UsageError, match="nothing"):
+        types(Choice(kinds=("nothing",)))
+
+
+def test_papers_take_their_tasks_from_what_they_present(catalog):
+    assert "p-geoground" in ids(choose(catalog, Choice(kinds=("paper",), tasks=("grounding",))))
+
+
+def test_licence_families(catalog):
+    free = choose(catalog, Choice(licenses=("permissive",)))
+    assert "nano" in ids(free)
+    assert "georsclip" not in ids(free), "its weights are under some Creative Commons licence"
+    assert "remoteclip" not in ids(free), "nobody has read its weights' licence"
+    assert "remoteclip" in ids(choose(catalog, Choice(licenses=("unknown",))))
+    assert "vhm" in ids(choose(catalog, Choice(licenses=("non-commercial",))))
+    assert ids(choose(catalog, Choice(licenses=("apache-2.0",)))) >= {"nano", "remoteclip"}
+    with pytest.raises(CatalogError, match="apach"):
+        choose(catalog, Choice(licenses=("apach",)))
+
+
+def test_the_family_of_an_expression_is_that_of_its_strictest_part(catalog):
+    assert licenses.family("MIT AND CC-BY-4.0", catalog) == "permissive"
+    assert licenses.family("MIT AND CC-BY-NC-4.0", catalog) == "non-commercial"
+    assert licenses.family("never-heard-of", catalog) == "unknown"
+
+
+def test_what_models_were_trained_and_measured_on(catalog):
+    assert ids(choose(catalog, Choice(trained_on=("RS5M",)))) >= {"georsclip", "georssd"}
+    assert ids(choose(catalog, Choice(evaluated_on=("RSVGD",)))) >= {"geoground", "mgvlf"}
+    with pytest.raises(CatalogError):
+        choose(catalog, Choice(trained_on=("rs5",)))
+
+
+def test_weights_and_running(catalog):
+    assert ids(choose(catalog, Choice(runnable=True))) == {m.id for m in catalog.models.values() if m.run}
+    assert all(record.weights for record in choose(catalog, Choice(open_weights=True)))
+
+
+@pytest.mark.parametrize(
+    ("text", "years"),
+    [("2024", (2024, 2024)), ("2024..", (2024, 9999)), ("..2022", (0, 2022)), ("2022..2024", (2022, 2024))],
+)
+def test_spans_of_years(catalog, text, years):
+    assert span(text) == years
+    found = choose(catalog, Choice(years=text))
+    assert found
+    assert all(years[0] <= record.year <= years[1] for record in found)
+
+
+@pytest.mark.parametrize("text", ["", "..", "24", "2024-2025", "2024..2022", "20242025"])
+def test_what_is_no_span_is_refused(text):
+    with pytest.raises(UsageError):
+        span(text)
+
+
+def test_orders(catalog):
+    sets = list(catalog.datasets.values())
+    numbers = [r.images for r in ordered(sets, "images") if isinstance(r.images, int)]
+    assert numbers == sorted(numbers, reverse=True)
+    years = [r.year or 0 for r in ordered(sets, "year")]
+    assert years == sorted(years, reverse=True)
+    with pytest.raises(UsageError):
+        ordered(sets, "beauty")
+
+
+# searching
+
+
+def best(catalog, words, count=3):
+    return [hit.record.id for hit in search(catalog, words).hits[:count]]
+
+
+@pytest.mark.parametrize("name", ["remoteclip", "GeoChat", "RSVQA-LR", "nano", "skyscript"])
+def test_what_is_called_that_comes_first(catalog, name):
+    assert best(catalog, name, 1) == [catalog.find(name).id]
+
+
+def test_synonyms_and_misspelt_words_are_found(catalog):
+    assert {hit.record.id for hit in search(catalog, "RES", limit=100).hits} >= {"rmsin", "fianet"}
+    found = search(catalog, "referrring segmentaion")
+    assert dict(found.corrected) == {"referrring": "referring", "segmentaion": "segmentation"}
+    assert found.hits
+    assert "«" in found.hits[0].excerpt
+
+
+def test_all_words_are_wanted_and_it_is_said_when_no_record_has_them(catalog):
+    found = search(catalog, "sentinel-2 captions")
+    assert found.all_words
+    assert all(re.search("caption", json.dumps(hit.record.to_dict()), re.IGNORECASE) for hit in found.hits)
+    assert not search(catalog, "remoteclip floodnet hyperspectral").all_words
+
+
+@pytest.mark.parametrize("words", ['"', "a OR", "NEAR(", "x*", "-", "col:um", "' ; drop table found", "\u00e9t\u00e9"])
+def test_signs_mean_nothing_to_the_search(catalog, words):
+    try:
+        search(catalog, words)
+    except UsageError as error:
+        assert "no word" in error.message  # noqa: PT017
+
+
+def test_every_record_is_found_by_its_own_words(catalog):
+    for record in [*list(catalog.models.values())[::12], *list(catalog.datasets.values())[::12]]:
+        assert record.id in [hit.record.id for hit in search(catalog, record.description or "", limit=5).hits]
+
+
+# beside each other
+
+
+def test_related_records_point_both_ways(catalog):
+    for entry in catalog.models.values():
+        for name in entry.training_data:
+            assert entry.id in related(catalog.datasets[name], catalog)["trains"]
+    assert related(catalog.get("vhm"), catalog)["earlier name"] == ["h2rsvlm"]
+    assert paper_of(catalog.get("geoground"), catalog).id == "p-geoground"
+
+
+def _measured(name, *results):
+    rows = tuple(Result(metric=m, value=v, dataset=(d,), split=s, setting=how) for m, v, d, s, how in results)
+    return Model(id=name, name=name, kind="task", results=rows)
+
+
+def test_only_what_was_measured_alike_is_compared():
+    one = _measured(
+        "one", ("mIoU", 1.0, "a", "test", "zero-shot"), ("mIoU", 2.0, "b", "test", None), ("OA", 9.0, "c", None, None)
+    )
+    two = _measured("two", ("mIoU", 3.0, "a", "test", "zero-shot"), ("mIoU", 4.0, "b", "val", None))
+    found = compare([one, two])
+    (row,) = found.rows
+    assert (row.dataset, row.metric, row.stated) == ("a", "mIoU", True)
+    assert [[r.value for r in values] for values in row.values] == [[1.0], [3.0]]
+    assert found.left_out == 2, "the same set, another split"
+    assert found.alone == 1, "a set of one alone"
+
+
+def test_agreeing_in_saying_nothing_is_marked():
+    rows = compare([_measured(name, ("OA", 1.0, "a", None, None)) for name in ("one", "two")]).rows
+    assert [row.stated for row in rows] == [False]
+
+
+# values
+
+
+def test_records_are_plain_without_blanks(catalog):
+    def walk(value):
+        if isinstance(value, dict):
+            for item in value.values():
+                yield from walk(item)
+        elif isinstance(value, list):
+            for item in value:
+                yield from walk(item)
+        else:
+            yield value
+
+    for record in catalog:
+        told = record.to_dict()
+        assert json.loads(json.dumps(told)) == told
+        assert all(value not in ("", None) for value in walk(told)), record.id
+
+
+def test_plain_values_make_the_record_again(catalog):
+    for record in catalog:
+        values = record.to_dict()
+        del values["type"]
+        assert type(record).make(values) == record
+
+
+def test_records_cannot_be_changed(catalog):
+    record: Record = next(iter(catalog))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        record.name = "other"
+    assert isinstance(catalog.datasets["aid"], Dataset)
