@@ -1,4 +1,4 @@
-"""Measure how long ``geovl`` takes to answer: ``--help``, ``--version``, and ``segment`` up to its first window.
+"""Measure how long ``geovl`` takes to answer: ``--help``, the catalog, and ``segment`` up to its first window.
 
     python tests/benchmarks/start.py
 
@@ -49,6 +49,14 @@ def main() -> None:
             "python -c pass": timed([python, "-c", "pass"], times, folder),
             "geovl --help": timed([python, "-m", "geovl", "--help"], times, folder),
             "geovl --version": timed([python, "-m", "geovl", "--version"], times, folder),
+            "geovl catalog list --task grounding": timed(
+                [python, "-m", "geovl", "catalog", "list", "--task", "grounding"], times, folder
+            ),
+            "geovl catalog list": timed([python, "-m", "geovl", "catalog", "list"], times, folder),
+            "geovl catalog search flood damage": timed(
+                [python, "-m", "geovl", "catalog", "search", "flood", "damage"], times, folder
+            ),
+            "geovl catalog show geochat": timed([python, "-m", "geovl", "catalog", "show", "geochat"], times, folder),
             "geovl segment, first window": timed(
                 [python, "-c", FIRST_WINDOW, "segment", str(AIRPORT), "airport runways"], times, folder
             ),

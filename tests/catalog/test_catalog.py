@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,8 @@ from geovl.catalog.related import compare, paper_of, related
 from geovl.catalog.search import search
 from geovl.catalog.select import Choice, choose, ordered, span, types
 from geovl.errors import CatalogError, ModelError, UsageError
+
+README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +35,26 @@ def test_the_survey_and_its_list_are_whole(catalog):
     assert rows["datasets"] == 43
     numbered = [paper.list_row for paper in catalog.papers.values() if paper.list_row]
     assert len(set(numbered)) == 113, "no row twice"
+
+
+def test_readme_counts_what_is_there(catalog):
+    text = " ".join(README.read_text("utf-8").split())
+    told = re.search(r"(\d+) models, (\d+) data sets, (\d+) papers, each", text)
+    assert [int(number) for number in told.groups()] == [
+        len(catalog.models),
+        len(catalog.datasets),
+        len(catalog.papers),
+    ]
+    unknown = re.search(
+        r"`unknown`: (\d+) of \d+ models for their code, (\d+) for their weights, (\d+) of \d+ data", text
+    )
+    assert [int(number) for number in unknown.groups()] == [
+        sum(entry.license_code == UNKNOWN for entry in catalog.models.values()),
+        sum(entry.license_weights == UNKNOWN for entry in catalog.models.values()),
+        sum(entry.license == UNKNOWN for entry in catalog.datasets.values()),
+    ]
+    results = sum(len(entry.results) for entry in catalog.models.values() if not entry.figures_from)
+    assert f"of {results} published results" in text
 
 
 def test_every_record_says_where_it_was_read_and_what_it_is(catalog):

@@ -81,6 +81,7 @@ def _object(document: str) -> tuple[dict[str, Any], list[str]]:
 def _stac_mlm(document: str) -> list[str]:
     pystac = _load("pystac", "stac-mlm")
     stac = _load("pystac.validation.stac_validator", "stac-mlm")
+    _load("jsonschema", "stac-mlm")  # without which pystac's validator cannot start
     schema = _load("stac_model.schema", "stac-mlm")
     pydantic = _load("pydantic", "stac-mlm")
     found, faults = _object(document)
