@@ -4,7 +4,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -21,7 +21,7 @@ from geovl.inference import Task, make_bands, plan_windows, shrink_of
 from geovl.polygonize import Ground
 from geovl.raster import Raster, RasterInfo, Stretch
 from geovl.runs import MANIFEST, Run, RunStore, new_id, sha256
-from geovl.segmenters.base import Segmenter
+from geovl.segmenters.base import HasWindows, Segmenter
 from geovl.sources import Source
 from geovl.stitch import Band, Decision, settle
 from geovl.types import ClassPrompt, GeoBox, PromptNote, Vocabulary, Window
@@ -30,6 +30,8 @@ from geovl.work import Work
 
 BYTES_PIXEL = 0.5
 """Of labels and scores, compressed: two to three times what nano's took where it was measured."""
+WINDOW = (1152, 128)
+"""Side and overlap of windows where neither user nor model says."""
 _SPECKLE = 25  # pixels; regions below are dropped unless --min-area is given
 _WALL = 3.0
 """Pixels by which a wall may leave the labels: a model that answers every fourth pixel has them no straighter."""
@@ -77,10 +79,10 @@ class SegmentOptions:
     """1-based bands for red, green, blue; chosen by the raster's own words when None."""
     stretch: str = "auto"
     """``auto``, ``none``, ``minmax``, or two percentiles such as ``"2,98"``."""
-    window: int = 1152
-    """Side of a window, pixels as the model sees them."""
-    overlap: int = 128
-    """Pixels over which windows are blended, as the model sees them."""
+    window: int | None = None
+    """Side of a window, pixels as the model sees them; None is what the model does best with."""
+    overlap: int | None = None
+    """Pixels over which windows are blended, as the model sees them; None goes with the window."""
     batch: int = 1
     """Windows given to the model at once."""
     threshold: float = 0.5
@@ -106,7 +108,15 @@ class SegmentOptions:
         if self.batch < 1:
             msg = f"Batch is {self.batch}; it must be 1 or more."
             raise UsageError(msg)
-        plan((1, 1), self.window, self.overlap)
+        if self.window is not None or self.overlap is not None:
+            plan((1, 1), *self.windows(WINDOW))
+
+    def windows(self, best: tuple[int, int]) -> tuple[int, int]:
+        """Return side and overlap of windows in pixels, what was not asked for as a model does best with it."""
+        window = best[0] if self.window is None else self.window
+        # a small window that somebody asks for wants no large overlap
+        overlap = min(best[1], window // 3) if self.overlap is None else self.overlap
+        return window, overlap
 
 
 def plan_of(
@@ -120,6 +130,9 @@ def plan_of(
 ) -> dict[str, Any]:
     """Return everything that a process elsewhere needs to know to make a part of a run, as JSON can hold it."""
     record, info = segmenter.record, raster.info
+    best = segmenter.windows(len(vocabulary)) if isinstance(segmenter, HasWindows) else WINDOW
+    window, overlap = options.windows(best)
+    options = replace(options, window=window, overlap=overlap)
     return {
         "id": run_id or new_id(),
         "geovl": geovl.__version__,
@@ -127,7 +140,7 @@ def plan_of(
         "opened": {"name": source.name, "path": sources.redacted(everywhere(source.path))},
         "raster": _described(info, raster.stretch),
         "classes": [{"name": entry.name, "phrases": list(entry.phrases)} for entry in vocabulary.classes],
-        "model": {"id": record.id, "version": record.version, "weights": record.weights},
+        "model": asdict(record) | {"gsd_range": None if record.gsd_range is None else list(record.gsd_range)},
         "options": asdict(options) | {"bidx": list(options.bidx) if options.bidx else None},
         "shrink": shrink_of(info.gsd, segmenter),
         "begun": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -260,7 +273,7 @@ class Job:
             tuple(ClassPrompt(entry["name"], tuple(entry["phrases"])) for entry in plan_["classes"])
         )
         options = self.options
-        grid = plan_windows(info.geobox.shape, options.window, options.overlap, plan_["shrink"])
+        grid = plan_windows(info.geobox.shape, *options.windows(WINDOW), plan_["shrink"])
         nodata = 255 if len(self.vocabulary) < 255 else 65535
         decision = Decision(len(self.vocabulary), options.threshold, nodata, options.unknown)
         self.task = Task(self.vocabulary, grid, plan_["shrink"], decision, options.batch)

@@ -6,10 +6,11 @@ as it is done; it can be interrupted, resumed, and divided among processes and m
 """
 
 import hashlib
+import json
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
@@ -39,7 +40,7 @@ from geovl.runs import Run, RunStore
 from geovl.segmenters import registry
 from geovl.segmenters.base import KnowsUnknown, Segmenter
 from geovl.sources import Source
-from geovl.types import Axis, Vocabulary, WindowGrid
+from geovl.types import Axis, ModelRecord, Vocabulary, WindowGrid
 from geovl.work import Work
 
 _FINISH_SECONDS = 0.03  # a megapixel, once the bands are made
@@ -91,19 +92,43 @@ class Execution:
         return bool(self.workers or self.scheduler)
 
 
-def load_segmenter(model: str, device: str = "auto") -> Segmenter:
-    """Return the segmenter of a catalog record, its weights checked.
+def load_segmenter(
+    model: str, device: str = "auto", options: Mapping[str, str | float | bool] | None = None
+) -> Segmenter:
+    """Return the segmenter of a model, its weights checked.
 
     Args:
-        model: Catalog id.
+        model: Catalog id, or ``backend:weights`` such as ``clearclip:ViT-B-16-quickgelu/openai``.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        options: What the backend is told, over what the record says.
 
     Raises:
         ModelError: Unknown, damaged, in need of an extra, or unable to use the device.
-        UsageError: No such device.
+        UsageError: No such device, or no such option.
     """
-    record = catalog.model(model).record
-    weights.verify(record, weights.folder(record))
+    record = model_record(model)
+    return load_record(replace(record, options={**record.options, **(options or {})}), device)
+
+
+def model_record(model: str) -> ModelRecord:
+    """Return what running a model needs.
+
+    Args:
+        model: As for :func:`load_segmenter`.
+
+    Raises:
+        ModelError: Unknown.
+    """
+    backend, colon, source = model.partition(":")
+    if colon and backend in registry.known():
+        return ModelRecord(model, backend, {}, "", None, "unknown", source)
+    return catalog.model(model).record
+
+
+def load_record(record: ModelRecord, device: str = "auto") -> Segmenter:
+    """Return the segmenter of a record; errors as for :func:`load_segmenter`."""
+    if record.source == "bundled":
+        weights.verify(record, weights.folder(record))
     return registry.load(record, device)
 
 
@@ -293,13 +318,16 @@ def make_rows(folder: str, source: dict[str, Any], first: int, stop: int, device
     raster = Source(**source)
     with sources.reading(raster), Job.resume(work, RunStore(work.folder.parent.parent), raster) as job:
         rows = job.rows_to_make(first, stop)
-        job.make(_worker_segmenter(str(work.plan["model"]["id"]), device), rows, Silent())
+        job.make(_worker_segmenter(json.dumps(work.plan["model"]), device), rows, Silent())
     return len(rows)
 
 
 @lru_cache(1)
-def _worker_segmenter(model: str, device: str) -> Segmenter:
-    return load_segmenter(model, device)
+def _worker_segmenter(record: str, device: str) -> Segmenter:
+    """Return the segmenter of a record that came as JSON: a worker needs no catalog."""
+    told = json.loads(record)
+    gsd = told.pop("gsd_range")
+    return load_record(ModelRecord(**told, gsd_range=None if gsd is None else tuple(gsd)), device)
 
 
 _IDENTITIES: dict[Path, dict[str, Any] | None] = {}
@@ -357,6 +385,6 @@ def _make(job: Job, source: Source, segmenter: Segmenter, execution: Execution, 
 
 
 __all__ = [
-    "Estimate", "Execution", "Listener", "SegmentOptions", "Silent", "estimate", "load_segmenter", "make_rows", "merge",
-    "mosaic", "segment",
+    "Estimate", "Execution", "Listener", "SegmentOptions", "Silent", "estimate", "load_record", "load_segmenter",
+    "make_rows", "merge", "model_record", "mosaic", "segment",
 ]  # fmt: skip

@@ -5,8 +5,8 @@ where a pixel may be used. Nothing here holds its parent: a chip does not know i
 raster, scores do not know their model.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 import numpy as np
@@ -216,6 +216,12 @@ class ModelRecord:
     """Metres per pixel that the model was trained for: finest, coarsest."""
     license: str
     """SPDX expression of the weights' licence."""
+    source: str = "bundled"
+    """Where the weights come from; see :class:`geovl.catalog.records.Run`."""
+    revision: str | None = None
+    """Commit or tag of the source."""
+    options: "Mapping[str, str | int | float | bool]" = field(default_factory=dict)
+    """What the backend is told beside: decides the result like the weights."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -279,7 +279,11 @@ class Model(Record):
             msg = f"{self.id} cannot be run"
             raise ValueError(msg)
         gsd = None if run.gsd_min is None or run.gsd_max is None else (run.gsd_min, run.gsd_max)
-        return ModelRecord(self.id, run.backend, dict(run.weights), self.version or "", gsd, self.license_weights)
+        told = dict(run.options) | ({"templates": run.templates} if run.templates else {})
+        return ModelRecord(
+            self.id, run.backend, dict(run.weights), self.version or "", gsd, self.license_weights, run.source,
+            run.revision, told,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

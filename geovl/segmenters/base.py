@@ -50,6 +50,15 @@ class Segmenter(Protocol):
 
 
 @runtime_checkable
+class HasWindows(Protocol):
+    """What a segmenter adds that does best with windows of a size of its own."""
+
+    def windows(self, classes: int) -> tuple[int, int]:
+        """Return side and overlap of windows in pixels as the model sees them, for so many classes."""
+        ...
+
+
+@runtime_checkable
 class KnowsUnknown(Protocol):
     """What a segmenter adds that can tell where a picture shows nothing that it was taught."""
 
