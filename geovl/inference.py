@@ -16,12 +16,12 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from geovl.errors import ModelError, OutOfMemoryError, SourceError
+from geovl.errors import ModelError, OutOfMemoryError, SourceError, UsageError
 from geovl.raster import Raster, coarsen
 from geovl.segmenters.base import KnowsUnknown, Segmenter
 from geovl.stitch import Band, Decision, Stitcher, enlarge
 from geovl.types import Chip, Scores, Vocabulary, Window, WindowGrid
-from geovl.windows import plan
+from geovl.windows import SMALLEST, plan
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -29,6 +29,7 @@ Floats = NDArray[np.float32]
 
 _AHEAD = 2  # chips read ahead of the model
 _MOST_SHRINK = 8  # finer than a centimetre or two, a scene is no longer seen from above
+_MOST_SCALE = 32  # that somebody may ask for
 _WIDEST = 2304  # source pixels; side of a window that is shown to the model coarser
 _TRIES = 3  # of a window that cannot be read
 _WAIT = 0.2  # seconds before the second try; longer before each other
@@ -55,26 +56,61 @@ class Task:
     vocabulary: Vocabulary
     grid: WindowGrid
     """Windows in source pixels."""
-    shrink: int
-    """Source pixels that make one for the model, along each side."""
+    scale: int
+    """How the model is shown the raster: see :func:`scale_of`."""
     decision: Decision
     batch: int
     """Windows given to the model at once."""
+    refine: bool = False
+    """Whether scores are drawn to the edges in the picture."""
+
+    @property
+    def shrink(self) -> int:
+        """Source pixels that make one for the model, along each side."""
+        return max(self.scale, 1)
+
+    @property
+    def grow(self) -> int:
+        """Pixels for the model that are made of one of the source, along each side."""
+        return max(-self.scale, 1)
 
 
-def shrink_of(gsd: float | None, segmenter: Segmenter) -> int:
-    """Return how many source pixels make one for the model: more than 1 where the raster is finer than it knows."""
+def scale_of(gsd: float | None, segmenter: Segmenter, wanted: float | None = None) -> int:
+    """Return how a raster is scaled for the model, in whole steps along each side.
+
+    Args:
+        gsd: Metres per pixel of the raster.
+        segmenter: The model.
+        wanted: Metres per pixel that the model is to be shown.
+
+    Returns:
+        n above 1: n source pixels make one for the model, as is done of itself where the raster is finer than the
+        model knows. -n below -1: one source pixel makes n. 1: neither.
+
+    Raises:
+        UsageError: ``wanted`` for a raster whose resolution is unknown, or too far from it.
+    """
     span = segmenter.record.gsd_range
-    if span is None or not gsd:
-        return 1
-    return min(max(1, round(span[0] / gsd)), _MOST_SHRINK)
+    if wanted is None:
+        return 1 if span is None or not gsd else min(max(1, round(span[0] / gsd)), _MOST_SHRINK)
+    if not gsd:
+        msg = f"--gsd {wanted:g} was given, but the raster has no resolution in metres: it has no CRS."
+        raise UsageError(msg, "Leave --gsd out, or give the raster a CRS.")
+    shrink, grow = round(wanted / gsd), round(gsd / wanted)
+    if max(shrink, grow) > _MOST_SCALE:
+        msg = f"--gsd is {wanted:g} and the raster has {gsd:.3g} m per pixel: more than {_MOST_SCALE} times apart."
+        raise UsageError(msg, f"Give {gsd / _MOST_SCALE:.3g} to {gsd * _MOST_SCALE:.3g}.")
+    return max(shrink, 1) if shrink >= grow else -grow
 
 
-def plan_windows(shape: tuple[int, int], window: int, overlap: int, shrink: int) -> WindowGrid:
+def plan_windows(shape: tuple[int, int], window: int, overlap: int, scale: int) -> WindowGrid:
     """Plan windows over the pixels that the model sees, and return them in source pixels.
 
-    With ``shrink`` above 1 the grid may reach beyond the raster, by less than one pixel of the model.
+    With a scale above 1 the grid may reach beyond the raster, by less than one pixel of the model.
     """
+    if scale < 1:
+        return plan(shape, max(window // -scale, SMALLEST), overlap // -scale)
+    shrink = scale
     if shrink > 1:  # the scores of a window are kept at source resolution
         window = min(window, max(_WIDEST // shrink, 384))
         overlap = min(overlap, window // 3)
@@ -152,7 +188,8 @@ def _read(raster: Raster, task: Task, rows: Iterable[int], multiple: int) -> Gen
             size = (window.height, window.width)
             if shrink == 1:
                 chip = _patiently(raster, window, multiple)
-                yield _Item(row, col, size, chip, chip.valid[: window.height, : window.width])
+                valid = chip.valid[: window.height, : window.width]
+                yield _Item(row, col, size, magnified(chip, task.grow), valid)
                 continue
             inside = window._replace(
                 height=min(window.height, height - window.row), width=min(window.width, width - window.col)
@@ -160,6 +197,30 @@ def _read(raster: Raster, task: Task, rows: Iterable[int], multiple: int) -> Gen
             fine = _patiently(raster, inside, 1)
             beyond = ((0, window.height - inside.height), (0, window.width - inside.width))
             yield _Item(row, col, size, coarsen(fine, shrink, multiple), np.pad(fine.valid, beyond))
+
+
+def magnified(chip: Chip, factor: int) -> Chip:
+    """Return a chip with ``factor`` pixels for each along each side, by linear interpolation."""
+    if factor == 1:
+        return chip
+    height, width = (side * factor for side in chip.valid.shape)
+    pixels = np.empty((3, height, width), np.uint8)
+    for band, out in zip(chip.pixels, pixels, strict=True):
+        # from the coarser grid to one of this size, as scores are brought to that of their window
+        fine = enlarge(band[None].astype(np.float32), (height, width), factor)[0]
+        np.copyto(out, np.rint(fine), casting="unsafe")
+    valid = chip.valid.repeat(factor, 0).repeat(factor, 1)
+    return Chip(pixels, valid, chip.window, None if chip.gsd is None else chip.gsd / factor)
+
+
+def reduced(scores: Floats, factor: int) -> Floats:
+    """Return scores (channels, h * factor, w * factor) as means of blocks: float32 (channels, h, w)."""
+    if factor == 1:
+        return scores
+    channels, height, width = scores.shape
+    blocks = scores.reshape(channels, height // factor, factor, width // factor, factor)
+    means: Floats = blocks.mean((2, 4), dtype=np.float32)
+    return means
 
 
 def _patiently(raster: Raster, window: Window, multiple: int) -> Chip:
@@ -217,10 +278,10 @@ class _Batcher:
 
     def _score(self, chips: Sequence[Chip]) -> list[Floats]:
         scores = [_probabilities(found) for found in self._segmenter.segment(chips, self._task.vocabulary)]
-        if not self._task.decision.unknown or not isinstance(self._segmenter, KnowsUnknown):
-            return scores
-        known = self._segmenter.familiarity(chips)
-        return [np.concatenate([one, 1 - other[None]]) for one, other in zip(scores, known, strict=True)]
+        if self._task.decision.unknown and isinstance(self._segmenter, KnowsUnknown):
+            known = self._segmenter.familiarity(chips)
+            scores = [np.concatenate([one, 1 - other[None]]) for one, other in zip(scores, known, strict=True)]
+        return [reduced(one, self._task.grow) for one in scores]
 
 
 def _probabilities(scores: Scores) -> Floats:

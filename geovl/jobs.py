@@ -17,7 +17,7 @@ import geovl
 from geovl import sources
 from geovl.errors import RasterError, RunError, UsageError
 from geovl.finishing import Finish, Summary
-from geovl.inference import Task, make_bands, plan_windows, shrink_of
+from geovl.inference import Task, make_bands, plan_windows, scale_of
 from geovl.polygonize import Ground
 from geovl.raster import Raster, RasterInfo, Stretch
 from geovl.runs import MANIFEST, Run, RunStore, new_id, sha256
@@ -37,7 +37,7 @@ _WALL = 3.0
 """Pixels by which a wall may leave the labels: a model that answers every fourth pixel has them no straighter."""
 _BUILDINGS = {"building", "mobile home", "greenhouse"}
 """Concepts that have walls."""
-_IDENTITY = ("geovl", "source", "classes", "model", "options", "shrink")
+_IDENTITY = ("geovl", "source", "classes", "model", "options", "scale")
 """What of a plan decides the result."""
 
 
@@ -96,6 +96,11 @@ class SegmentOptions:
     none is."""
     unknown: bool = False
     """Also keep a raster of how unlike everything taught each pixel is."""
+    gsd: float | None = None
+    """Metres per pixel that the model is shown, to the nearest whole factor; None is the raster's own, or the finest
+    that the model knows."""
+    refine: bool = False
+    """Draw scores to the edges in the picture."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
@@ -105,6 +110,9 @@ class SegmentOptions:
             if value is not None and not 0 <= value < float("inf"):
                 msg = f"--{name} is {value}; it must be 0 or more."
                 raise UsageError(msg)
+        if self.gsd is not None and not 0 < self.gsd < float("inf"):
+            msg = f"--gsd is {self.gsd}; it is in metres per pixel, more than 0."
+            raise UsageError(msg)
         if self.batch < 1:
             msg = f"Batch is {self.batch}; it must be 1 or more."
             raise UsageError(msg)
@@ -139,10 +147,10 @@ def plan_of(
         "source": sources.fingerprint(source.path, hashed=False),
         "opened": {"name": source.name, "path": sources.redacted(everywhere(source.path))},
         "raster": _described(info, raster.stretch),
-        "classes": [{"name": entry.name, "phrases": list(entry.phrases)} for entry in vocabulary.classes],
+        "classes": [asdict(entry) | {"phrases": list(entry.phrases)} for entry in vocabulary.classes],
         "model": asdict(record) | {"gsd_range": None if record.gsd_range is None else list(record.gsd_range)},
         "options": asdict(options) | {"bidx": list(options.bidx) if options.bidx else None},
-        "shrink": shrink_of(info.gsd, segmenter),
+        "scale": scale_of(info.gsd, segmenter, options.gsd),
         "begun": datetime.now(UTC).isoformat(timespec="seconds"),
         "notes": [asdict(note) for note in notes],
         "warnings": [*info.warnings, *_warnings(info, segmenter, notes, options)],
@@ -222,7 +230,8 @@ def _warnings(
         elif note.status == "experimental":
             yield f"{note.name!r} is experimental in {segmenter.record.id}: expect poor results."
     span = segmenter.record.gsd_range
-    seen = None if info.gsd is None else info.gsd * shrink_of(info.gsd, segmenter)
+    scale = scale_of(info.gsd, segmenter, options.gsd)
+    seen = None if info.gsd is None else (info.gsd * scale if scale > 0 else info.gsd / -scale)
     if span is not None and seen is not None and not span[0] * 0.65 <= seen <= span[1]:
         yield (
             f"The raster has {info.gsd:.3g} m per pixel; {segmenter.record.id} was trained on "
@@ -270,13 +279,13 @@ class Job:
         """Rows of windows made by this process, or for it."""
         self.options = _options(plan_["options"])
         self.vocabulary = Vocabulary(
-            tuple(ClassPrompt(entry["name"], tuple(entry["phrases"])) for entry in plan_["classes"])
+            tuple(ClassPrompt(**(entry | {"phrases": tuple(entry["phrases"])})) for entry in plan_["classes"])
         )
         options = self.options
-        grid = plan_windows(info.geobox.shape, *options.windows(WINDOW), plan_["shrink"])
+        grid = plan_windows(info.geobox.shape, *options.windows(WINDOW), plan_["scale"])
         nodata = 255 if len(self.vocabulary) < 255 else 65535
         decision = Decision(len(self.vocabulary), options.threshold, nodata, options.unknown)
-        self.task = Task(self.vocabulary, grid, plan_["shrink"], decision, options.batch)
+        self.task = Task(self.vocabulary, grid, plan_["scale"], decision, options.batch, options.refine)
         self.rows = len(grid.rows.starts)
         self.work: Work
 
@@ -522,7 +531,7 @@ class Job:
             "geovl": geovl.__version__,
             "identity": self.identity,
             "source": _source(info, plan_),
-            "working_gsd": None if info.gsd is None else info.gsd * self.task.shrink,
+            "working_gsd": None if info.gsd is None else info.gsd * self.task.shrink / self.task.grow,
             "model": plan_["model"],
             "parameters": plan_["options"],
             "classes": summary.classes(plan_["notes"]),

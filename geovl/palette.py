@@ -1,16 +1,23 @@
 """One colour per class, the same in every output of a run."""
 
 import colorsys
+from collections.abc import Iterable
 
 _GOLDEN = 0.618_033_988_749_895
 _FIRST = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#bfef45", "#9a6324", "#469990")
 
 
-def class_colors(names: tuple[str, ...]) -> dict[str, str]:
-    """Return ``#rrggbb`` for each class, by its place: ten chosen colours, then hues far apart."""
+def class_colors(classes: Iterable[tuple[str, str | None]]) -> dict[str, str]:
+    """Return ``#rrggbb`` for each class: its own, or by its place: ten chosen colours, then hues far apart.
+
+    Args:
+        classes: Name and own colour of each.
+    """
     out = {}
-    for index, name in enumerate(names):
-        if index < len(_FIRST):
+    for index, (name, own) in enumerate(classes):
+        if own is not None:
+            out[name] = own
+        elif index < len(_FIRST):
             out[name] = _FIRST[index]
         else:
             rgb = colorsys.hsv_to_rgb(index * _GOLDEN % 1.0, 0.65, 0.9)

@@ -4,6 +4,7 @@
 | --- | --- | --- |
 | ``GEOVL_STORE`` | folder of runs | ``.geovl`` in the working folder |
 | ``GEOVL_CATALOG`` | folders of catalog records over those shipped with geovl, divided as in ``PATH`` | none |
+| ``GEOVL_CACHE`` | folder of what can be made again | the user's cache folder |
 | ``GEOVL_OFFLINE`` | any value but 0: a source that needs the network is an error | off |
 | ``GEOVL_DEBUG`` | any value: show tracebacks | off |
 """
@@ -41,6 +42,14 @@ _OVERLAYS: list[Path] = []
 def lay_over(folders: Iterable[Path]) -> None:
     """Use folders of catalog records over all others, in this process, in place of those given before."""
     _OVERLAYS[:] = folders
+
+
+def cache_dir() -> Path:
+    """Return the folder of what can be made again: vectors of prompts. It need not exist yet."""
+    from platformdirs import user_cache_path  # noqa: PLC0415 - only models with a text tower need it
+
+    folder = os.environ.get("GEOVL_CACHE")
+    return Path(folder) if folder else user_cache_path("geovl", appauthor=False)
 
 
 def debug() -> bool:

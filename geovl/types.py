@@ -123,6 +123,8 @@ class ClassPrompt:
 
     name: str
     phrases: tuple[str, ...]
+    color: str | None = None
+    """``#rrggbb``; chosen by its place where None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,11 @@ class Vocabulary:
     def names(self) -> tuple[str, ...]:
         """The class names, in label order from label 1."""
         return tuple(entry.name for entry in self.classes)
+
+    @property
+    def own_colors(self) -> tuple[tuple[str, str | None], ...]:
+        """Name and own colour of each class."""
+        return tuple((entry.name, entry.color) for entry in self.classes)
 
     def __len__(self) -> int:
         return len(self.classes)

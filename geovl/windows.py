@@ -11,6 +11,9 @@ from itertools import pairwise
 from geovl.errors import UsageError
 from geovl.types import Axis, WindowGrid
 
+SMALLEST = 32
+"""Side of a window in pixels."""
+
 
 def _axis(length: int, size: int, overlap: int) -> Axis:
     if length <= size:
@@ -39,8 +42,8 @@ def plan(shape: tuple[int, int], size: int = 1152, overlap: int = 128) -> Window
     Raises:
         UsageError: A size or overlap that leaves no pixel to one window alone.
     """
-    if size < 32:
-        msg = f"Window size is {size}; it must be at least 32 pixels."
+    if size < SMALLEST:
+        msg = f"Window size is {size}; it must be at least {SMALLEST} pixels."
         raise UsageError(msg)
     if overlap < 0 or overlap * 3 > size:
         msg = f"Overlap is {overlap}; with windows of {size} pixels it must lie in 0..{size // 3}."

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "geovl"
 LAYERS = (
     {"errors"},
     {"types", "settings", "palette", "work", "distributed"},
-    {"raster", "windows", "stitch", "polygonize", "vectors", "sources", "catalog", "runs", "scenes"},
+    {"raster", "windows", "stitch", "polygonize", "vectors", "sources", "catalog", "classes", "runs", "scenes"},
     {"export", "weights"},
     {"segmenters"},
     {"inference", "finishing"},

@@ -689,7 +689,7 @@ def test_shrinking_follows_the_finest_pixels_of_the_model(tmp_path, segmenter):
     for gsd, factor in ((0.5, 1), (0.1, 1), (0.08, 1), (0.06, 2), (0.05, 2), (0.02, 5), (0.001, 8)):
         path = write_tif(tmp_path / f"{gsd}.tif", blobs(8, 8), transform=Affine(gsd, 0, 6e5, 0, -gsd, 5e6))
         with Raster(str(path)) as raster:
-            assert inference.shrink_of(raster.info.gsd, segmenter) == factor
+            assert inference.scale_of(raster.info.gsd, segmenter) == factor
 
 
 def test_regular_outlines_have_right_angles_and_stay_where_they_are(tmp_path, store, segmenter):

@@ -40,9 +40,45 @@ def segment(
         ),
     ],
     prompts: Annotated[
-        list[str], typer.Argument(metavar="PROMPT...", help="What to look for; several prompts give one class each.")
-    ],
-    model: Annotated[str, typer.Option("-m", "--model", help="Catalog id of the model.")] = "nano",
+        list[str] | None,
+        typer.Argument(
+            metavar="PROMPT...", help="What to look for; several prompts give one class each.", show_default=False
+        ),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            "-m", "--model", help="Catalog id, or BACKEND:WEIGHTS such as clearclip:ViT-B-16-quickgelu/openai."
+        ),
+    ] = "nano",
+    classes: Annotated[
+        Path | None,
+        typer.Option(help="File of classes, one a line: building, house, roof  #e41a1c", show_default=False),
+    ] = None,
+    background: Annotated[
+        str | None,
+        typer.Option(
+            help="Open-vocabulary models: what stands against the prompts, names with commas, or none. "
+            "A score of 0.5 means as likely as the strongest of these.",
+            show_default=False,
+        ),
+    ] = None,
+    gsd: Annotated[
+        float | None,
+        typer.Option(
+            help="Metres per pixel that the model is shown; the result stays on the raster's grid.", show_default=False
+        ),
+    ] = None,
+    refine: Annotated[bool, typer.Option("--refine", help="Draw scores to the edges in the picture.")] = False,
+    precision: Annotated[
+        str | None, typer.Option(help="Open-vocabulary models: float32, bf16 or fp16.", show_default=False)
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Another option of the model, such as crop=336.", show_default=False
+        ),
+    ] = None,
     catalog: options.Catalog = None,  # noqa: ARG001 - laid over by its callback
     out: options.Output = None,
     bidx: Annotated[
@@ -51,8 +87,13 @@ def segment(
     stretch: Annotated[
         str, typer.Option(help="auto, none, minmax, or percentiles such as 2,98; always of the whole raster.")
     ] = "auto",
-    window: Annotated[int, typer.Option(help="Side of a window, pixels.")] = 1152,
-    overlap: Annotated[int, typer.Option(help="Pixels over which windows are blended.")] = 128,
+    window: Annotated[
+        int | None, typer.Option(help="Side of a window, pixels. Default: the model's; nano 1152.", show_default=False)
+    ] = None,
+    overlap: Annotated[
+        int | None,
+        typer.Option(help="Pixels over which windows are blended. Default: the model's; nano 128.", show_default=False),
+    ] = None,
     threshold: Annotated[float, typer.Option(help="Lowest score of a class, 0 to 1.")] = 0.5,
     min_area: Annotated[
         float | None,
@@ -112,13 +153,13 @@ def segment(
     output.set_verbosity(verbose, quiet)
     with output.faults("what was done is kept: the same command goes on from there."):
         from geovl import pipeline, raster, runs, settings, sources
-        from geovl.types import Vocabulary
 
-        vocabulary = Vocabulary.from_prompts(prompts)
+        vocabulary = _vocabulary(prompts or [], classes)
+        told = model_options(set_ or [], background=background, precision=precision)
         chosen = pipeline.SegmentOptions(
             bidx=parse_bidx(bidx), stretch=stretch, window=window, overlap=overlap, batch=batch,
             threshold=threshold, min_area=min_area, simplify=simplify, unknown=unknown,
-            regularize=regularize,
+            regularize=regularize, gsd=gsd, refine=refine,
         )  # fmt: skip
         execution = pipeline.Execution(
             resume=resume, shard=parse_shard(shard), workers=workers, scheduler=scheduler, device=device
@@ -130,7 +171,7 @@ def segment(
             found = [pipeline.mosaic(found, keep)]
         _check_output(out, len(found), overwrite, shard=shard)
         found, execution = _share(found, execution)
-        segmenter = pipeline.load_segmenter(model, device)
+        segmenter = pipeline.load_segmenter(model, device, told)
         if dry_run:
             _estimate(found, vocabulary, segmenter, chosen, keep, as_json=as_json)
             return
@@ -159,6 +200,40 @@ def segment(
 
 
 segment.__doc__ = f"{cleandoc(segment.__doc__ or '')}\n\n{_EXAMPLES}"
+
+
+def _vocabulary(prompts: list[str], classes: Path | None) -> "Vocabulary":
+    """Return the classes of the prompts or of a file.
+
+    Raises:
+        UsageError: Neither or both were given.
+    """
+    from geovl.classes import read
+    from geovl.types import Vocabulary
+
+    if bool(prompts) == (classes is not None):
+        msg = "Prompts and --classes were both given." if prompts else "No prompt was given."
+        raise UsageError(msg, 'Say what to look for: geovl segment tile.tif "building", or --classes FILE')
+    return read(classes) if classes is not None else Vocabulary.from_prompts(prompts)
+
+
+def model_options(pairs: list[str], **named: str | None) -> dict[str, str]:
+    """Return what the model is told: named options and ``name=value`` pairs.
+
+    Raises:
+        UsageError: A pair without a name or a sign, or an option twice.
+    """
+    told = {name: value for name, value in named.items() if value is not None}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign or not name.strip():
+            msg = f"--set is {pair!r}; it takes NAME=VALUE."
+            raise UsageError(msg, "For example --set crop=336")
+        if name.strip() in told:
+            msg = f"{name.strip()} was given twice."
+            raise UsageError(msg)
+        told[name.strip()] = value.strip()
+    return told
 
 
 def parse_bidx(text: str | None) -> tuple[int, ...] | None:

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from geovl.errors import ModelError, PromptError
+from geovl.errors import ModelError, PromptError, UsageError
 from geovl.segmenters.nano.text import TextTable
 from geovl.types import Chip, ClassPrompt, ModelRecord, PromptNote, Scores, Vocabulary
 
@@ -68,6 +68,9 @@ class NanoSegmenter:
     multiple = 32
 
     def __init__(self, record: ModelRecord, device: str = "auto", threads: int | None = None) -> None:
+        if record.options:
+            msg = f"{record.id} has no options, and {', '.join(record.options)} was given."
+            raise UsageError(msg, "Leave --set, --background and --precision out, or choose another model.")
         self.record = record
         providers = _providers(device)
         options = ort.SessionOptions()
