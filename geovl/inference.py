@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from geovl.errors import ModelError, OutOfMemoryError, SourceError, UsageError
 from geovl.raster import Raster, coarsen
 from geovl.segmenters.base import KnowsUnknown, Segmenter
+from geovl.segmenters.refine import sharpened
 from geovl.stitch import Band, Decision, Stitcher, enlarge
 from geovl.types import Chip, Scores, Vocabulary, Window, WindowGrid
 from geovl.windows import SMALLEST, plan
@@ -213,6 +214,13 @@ def magnified(chip: Chip, factor: int) -> Chip:
     return Chip(pixels, valid, chip.window, None if chip.gsd is None else chip.gsd / factor)
 
 
+def refined(scores: Floats, chip: Chip, scale: int) -> Floats:
+    """Return scores drawn to the edges of a chip, (channels, h, w) in the pixels of the model."""
+    # blocks of the filter lie on the raster's grid as the model sees it, so that windows agree where they overlap
+    row, col = (at // scale if scale > 0 else at * -scale for at in (chip.window.row, chip.window.col))
+    return sharpened(scores, chip.pixels, valid=chip.valid, origin=(row, col))
+
+
 def reduced(scores: Floats, factor: int) -> Floats:
     """Return scores (channels, h * factor, w * factor) as means of blocks: float32 (channels, h, w)."""
     if factor == 1:
@@ -278,6 +286,8 @@ class _Batcher:
 
     def _score(self, chips: Sequence[Chip]) -> list[Floats]:
         scores = [_probabilities(found) for found in self._segmenter.segment(chips, self._task.vocabulary)]
+        if self._task.refine:
+            scores = [refined(one, chip, self._task.scale) for one, chip in zip(scores, chips, strict=True)]
         if self._task.decision.unknown and isinstance(self._segmenter, KnowsUnknown):
             known = self._segmenter.familiarity(chips)
             scores = [np.concatenate([one, 1 - other[None]]) for one, other in zip(scores, known, strict=True)]

@@ -21,6 +21,7 @@ from geovl.inference import Task, make_bands, plan_windows, scale_of
 from geovl.polygonize import Ground
 from geovl.raster import Raster, RasterInfo, Stretch
 from geovl.runs import MANIFEST, Run, RunStore, new_id, sha256
+from geovl.segmenters import refine
 from geovl.segmenters.base import HasWindows, Segmenter
 from geovl.sources import Source
 from geovl.stitch import Band, Decision, settle
@@ -140,6 +141,8 @@ def plan_of(
     record, info = segmenter.record, raster.info
     best = segmenter.windows(len(vocabulary)) if isinstance(segmenter, HasWindows) else WINDOW
     window, overlap = options.windows(best)
+    if options.refine and options.overlap is None:  # else windows would not agree where they meet
+        overlap = max(overlap, min(2 * refine.halo(), window // 3))
     options = replace(options, window=window, overlap=overlap)
     return {
         "id": run_id or new_id(),

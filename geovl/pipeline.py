@@ -93,7 +93,10 @@ class Execution:
 
 
 def load_segmenter(
-    model: str, device: str = "auto", options: Mapping[str, str | float | bool] | None = None
+    model: str,
+    device: str = "auto",
+    options: Mapping[str, str | float | bool] | None = None,
+    method: str | None = None,
 ) -> Segmenter:
     """Return the segmenter of a model, its weights checked.
 
@@ -101,12 +104,20 @@ def load_segmenter(
         model: Catalog id, or ``backend:weights`` such as ``clearclip:ViT-B-16-quickgelu/openai``.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         options: What the backend is told, over what the record says.
+        method: Another backend for the same weights, such as ``segearth-ov`` for a CLIP.
 
     Raises:
         ModelError: Unknown, damaged, in need of an extra, or unable to use the device.
         UsageError: No such device, or no such option.
     """
     record = model_record(model)
+    if method is not None:
+        backends = registry.known()
+        alike = sorted(name for name, place in backends.items() if place == backends.get(record.backend))
+        if method not in alike:
+            msg = f"{record.id} cannot be run by the method {method!r}."
+            raise UsageError(msg, f"Its methods: {', '.join(alike)}")
+        record = replace(record, backend=method)
     return load_record(replace(record, options={**record.options, **(options or {})}), device)
 
 

@@ -227,6 +227,9 @@ class ModelRecord:
     """Where the weights come from; see :class:`geovl.catalog.records.Run`."""
     revision: str | None = None
     """Commit or tag of the source."""
+    mean: tuple[float, ...] | None = None
+    """Of pixels in 0..1, one value a band, where the weights do not tell it."""
+    std: tuple[float, ...] | None = None
     options: "Mapping[str, str | int | float | bool]" = field(default_factory=dict)
     """What the backend is told beside: decides the result like the weights."""
 

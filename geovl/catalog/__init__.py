@@ -11,7 +11,7 @@ from typing import Any
 
 from geovl import settings
 from geovl.catalog import read
-from geovl.catalog.book import Catalog
+from geovl.catalog.book import AmbiguousError, Catalog
 from geovl.catalog.records import Model, Record
 from geovl.errors import CatalogError, ModelError
 
@@ -35,11 +35,7 @@ def load(folders: Sequence[Path] | None = None, types: Iterable[str] = TYPES, me
     wanted = set(types)
     found: dict[str, dict[str, Any]] = {name: {} for name in (*read.SHELVES, "tasks", "licenses")}
     for folder in folders if folders is not None else settings.catalog_dirs():
-        if not folder.is_dir():
-            msg = f"There is no catalog folder {folder}."
-            raise CatalogError(
-                msg, "Give a folder with models/, datasets/ or papers/, see GEOVL_CATALOG and --catalog."
-            )
+        _there(folder)
         own = folder == settings.shipped_catalog()
         for name, cls in read.VOCABULARIES.items():
             get: Callable[[Path, type], Any] = read.trusted_vocabulary if own else _strict_vocabulary
@@ -51,6 +47,18 @@ def load(folders: Sequence[Path] | None = None, types: Iterable[str] = TYPES, me
                     if record is not None:
                         found[shelf][path.stem] = record
     return Catalog(**found)
+
+
+def _there(folder: Path) -> None:
+    """Refuse a folder that is not there or that holds no shelf."""
+    try:
+        there = {path.name for path in folder.iterdir()}
+    except OSError as error:
+        msg = f"There is no catalog folder {folder}: {error.strerror}."
+        raise CatalogError(msg, "Give a folder with models/, datasets/ or papers/ in it.") from error
+    if not there & {*read.SHELVES, *read.VOCABULARIES}:
+        msg = f"The folder {folder} holds no catalog."
+        raise CatalogError(msg, "Records lie in models/, datasets/ and papers/ below the folder that you give.")
 
 
 def _strict(path: Path, kind: type[Record]) -> Record:
@@ -79,6 +87,7 @@ def model(name: str) -> Model:
     """
     # most ids are right: one file is read, not all
     for folder in reversed(settings.catalog_dirs()):
+        _there(folder)
         path = folder / "models" / f"{name}.toml"
         if re.fullmatch(r"[a-z0-9.-]+", name) and path.is_file():
             own = folder == settings.shipped_catalog()
@@ -90,9 +99,9 @@ def model(name: str) -> Model:
     runnable = sorted(entry.id for entry in catalog.models.values() if entry.run)
     try:
         found = catalog.find(name, ("model",))
-    except CatalogError as error:
-        if "means" in error.message:
-            raise
+    except AmbiguousError:
+        raise
+    except CatalogError:
         near = difflib.get_close_matches(name, runnable, n=3) or runnable
         msg = f"No model is called {name!r}."
         raise ModelError(

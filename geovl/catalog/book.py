@@ -1,12 +1,17 @@
 """A catalog in memory: its records by id, and how names people use lead to them."""
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from geovl.catalog.records import Dataset, License, Model, Paper, Record, Task
 from geovl.errors import CatalogError
+
+
+class AmbiguousError(CatalogError):
+    """A name that means several records."""
 
 
 def key(name: str) -> str:
@@ -50,21 +55,32 @@ class Catalog:
         Raises:
             CatalogError: No record is called that, or more than one; near ones are named.
         """
-        kinds = tuple(among)
-        exact = self.get(name.strip())
-        found = [exact] if exact else self._called(name.strip()) or self._names.get(key(name), [])
-        found = [record for record in found if record.type in kinds]
-        # some rows of the survey's list name a paper by what it presents, which is what people mean
-        found = [record for record in found if not isinstance(record, Paper)] or found
+        kinds, asked = tuple(among), bare(name)
+        found = self._meant(asked, kinds)
         if not as_is:
             found = list({self.current(record).id: self.current(record) for record in found}.values())
         if not found:
             msg = f"Nothing in the catalog is called {name!r}."
-            raise CatalogError(msg, self._nearest(name, kinds))
+            raise CatalogError(msg, self._hint(asked, kinds))
         if len(found) > 1:
             msg = f"{name!r} means {len(found)} records: {', '.join(record.id for record in found)}."
-            raise CatalogError(msg, f"Give the id, such as {found[0].id}.")
+            raise AmbiguousError(msg, f"Give the id, such as {found[0].id}.")
         return found[0]
+
+    def _meant(self, name: str, kinds: tuple[str, ...]) -> list[Record]:
+        """Return what a name means: by its id, its name, an alias, any of these in other letters, a number.
+
+        Some rows of the survey's list name a paper by what it presents, which is what people mean: papers come last.
+        """
+        exact = self.get(name)
+        if exact is not None and exact.type in kinds:
+            return [exact]
+        for group in (tuple(kind for kind in kinds if kind != "paper"), kinds):
+            for shelf in self._shelves:
+                for word in (name, key(name)):
+                    if found := [record for record in shelf.get(word, ()) if record.type in group]:
+                        return found
+        return []
 
     def current(self, record: Record) -> Record:
         """Return the record under which a record goes now, itself in most cases."""
@@ -101,39 +117,58 @@ class Catalog:
         return words | {key(entry.id): entry for entry in self.tasks.values()}
 
     @cached_property
-    def _names(self) -> dict[str, list[Record]]:
-        """Compared name to records: what is nearest to an id wins."""
-        shelves: list[dict[str, list[Record]]] = [{} for _ in range(3)]
+    def _shelves(self) -> tuple[dict[str, list[Record]], ...]:
+        """Words to records, the surest first: names as written, aliases, ids and names in other letters, numbers."""
+        written, aliases, loose, numbers = shelves = tuple({} for _ in range(4))  # type: ignore[var-annotated]
         for record in self:
-            numbers = record.identifiers if isinstance(record, Paper) else ()
-            hub = record.weights if isinstance(record, Model) else ()
-            for shelf, words in zip(shelves, ((record.id,), (record.name, *record.aliases), hub), strict=True):
-                for word in words:
-                    _put(shelf, word, record)
+            _put(written, record.name, record)
+            for alias in record.aliases:
+                _put(aliases, alias, record)
+            for word in (record.id, record.name, *record.aliases):
+                _put(loose, key(word), record)
+            for place in record.weights if isinstance(record, Model) else ():
+                _put(numbers, key(place), record)
             if isinstance(record, Paper):  # a number means the paper, not each thing that it presents
-                for number in (record.paper or "", *numbers):
-                    _put(shelves[2], number, record)
+                for number in (record.paper or "", *record.identifiers):
+                    _put(numbers, key(number), record)
         for record in self:
-            if record.paper and key(record.paper) not in shelves[2]:
-                _put(shelves[2], record.paper, record)
-        return shelves[2] | shelves[1] | shelves[0]
+            if record.paper and key(record.paper) not in numbers:
+                _put(numbers, key(record.paper), record)
+        return shelves
 
-    def _called(self, name: str) -> list[Record]:
-        """Return the records of exactly this name, else alias: RSCLIP and RS-CLIP are two models."""
-        named = [record for record in self if name == record.name]
-        return named or [record for record in self if name in record.aliases]
-
-    def _nearest(self, name: str, kinds: tuple[str, ...]) -> str:
-        words = {word: found for word, found in self._names.items() if any(r.type in kinds for r in found)}
-        near = difflib.get_close_matches(key(name), words, n=3, cutoff=0.6)
-        near = near or [word for word in words if len(key(name)) > 2 and key(name) in word][:3]
-        ids = dict.fromkeys(record.id for word in near for record in words[word] if record.type in kinds)
+    def _hint(self, name: str, kinds: tuple[str, ...]) -> str:
+        """Return what to do about a name that means nothing."""
+        task = self._tasks.get(key(name))
+        about = f"{name} is a task, {task.id}: geovl catalog list --task {task.id}. " if task is not None else ""
+        words = {
+            word: [record for record in found if record.type in kinds]
+            for shelf in self._shelves[2:]
+            for word, found in shelf.items()
+        }
+        inside = [word for word, found in words.items() if found and len(key(name)) > 2 and key(name) in word]
+        near = difflib.get_close_matches(key(name), [word for word, found in words.items() if found], n=3)
+        ids = dict.fromkeys(record.id for word in (*inside[:2], *near) for record in words[word])
         search = f'Search all fields with: geovl catalog search "{name}"'
-        return f"Did you mean {', '.join(ids)}? {search}" if ids else search
+        guess = f"Did you mean {', '.join(list(ids)[:5])}? " if ids else ""
+        return about + guess + ("" if about else search)
 
 
 def _put(shelf: dict[str, list[Record]], word: str, record: Record) -> None:
-    if key(word):
-        found = shelf.setdefault(key(word), [])
+    if word:
+        found = shelf.setdefault(word, [])
         if record not in found:
             found.append(record)
+
+
+_ADDRESS = re.compile(
+    r"(?:https?://)?(?:www\.)?(?:arxiv\.org/(?:abs|pdf|html)/|(?:dx\.)?doi\.org/|huggingface\.co/(?:datasets/)?)"
+    r"|(?:arxiv|doi|hf|hf-hub):\s*",
+    re.IGNORECASE,
+)
+
+
+def bare(name: str) -> str:
+    """Return an id or number without the address around it: of arXiv, DOI or hub."""
+    word = _ADDRESS.sub("", name.strip(), count=1).removesuffix(".pdf").rstrip("/")
+    word = re.sub(r"^10\.48550/arxiv\.", "", word, flags=re.IGNORECASE)
+    return re.sub(r"^(\d{4}\.\d{4,5})v\d+$", r"\1", word)

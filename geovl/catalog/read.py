@@ -4,7 +4,9 @@ The schema is strict: an unknown key is a fault, so a typo cannot hide. pydantic
 imported only for that; the records shipped with geovl are checked in CI and read without it.
 """
 
+import datetime as dt
 import json
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from geovl.catalog.places import locate
 from geovl.catalog.records import (
     Conflict,
     Dataset,
@@ -50,8 +53,17 @@ class Fault:
 
 
 def files(folder: Path, shelf: str) -> list[Path]:
-    """Return the record files of a shelf of a catalog, sorted by name."""
-    return sorted((folder / shelf).glob("*.toml"))
+    """Return the record files of a shelf of a catalog, sorted by name.
+
+    Raises:
+        CatalogError: The shelf cannot be read.
+    """
+    try:
+        return sorted(path for path in (folder / shelf).iterdir() if path.suffix == ".toml")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise CatalogError(f"{folder / shelf} cannot be read: {error.strerror}.", "Check its permissions.") from error
 
 
 def trusted(path: Path, cls: type[Record], mention: Sequence[str] = ()) -> Record | None:
@@ -66,7 +78,7 @@ def trusted(path: Path, cls: type[Record], mention: Sequence[str] = ()) -> Recor
         CatalogError: It cannot be read after all.
     """
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
         if mention and not any(f'"{word}"' in text for word in mention):
             return None
         return cls.make(tomllib.loads(text))
@@ -76,17 +88,29 @@ def trusted(path: Path, cls: type[Record], mention: Sequence[str] = ()) -> Recor
 
 def checked(path: Path, cls: type[Record]) -> Record | list[Fault]:
     """Read a record and return it, or every fault of its form."""
+    record, faults = examined(path, cls)
+    return faults or record or []
+
+
+def examined(path: Path, cls: type[Record]) -> tuple[Record | None, list[Fault]]:
+    """Read a record as far as it can be read.
+
+    Returns:
+        The record without its faulty keys, None if what must be there is among them; and every fault of its form.
+    """
     raw = _toml(path)
     if isinstance(raw, Fault):
-        return [raw]
+        return None, [raw]
     text, values = raw
     faults = _validate(path, text, values, cls, ())
-    if not faults:
-        record = cls.make(values)
-        faults = [Fault(path, line_of(text, (key,)), key, message) for key, message in _own(path, record)]
-        if not faults:
-            return record
-    return faults
+    if faults:
+        wrong = {fault.field.partition(".")[0] for fault in faults}
+        values = {key: value for key, value in values.items() if key not in wrong}
+        if _validate(path, text, values, cls, ()):
+            return None, faults
+    record = cls.make(values)
+    faults += [Fault(path, line_of(text, (key,)), key, message) for key, message in _own(path, record)]
+    return record, faults
 
 
 def vocabulary(path: Path, cls: type) -> dict[str, Any] | list[Fault]:
@@ -111,7 +135,7 @@ def trusted_vocabulary(path: Path, cls: type) -> dict[str, Any]:
         CatalogError: It cannot be read after all.
     """
     try:
-        tables = tomllib.loads(path.read_text("utf-8")) if path.is_file() else {}
+        tables = tomllib.loads(path.read_text("utf-8-sig")) if path.is_file() else {}
         return {name: _word(cls, name, values) for name, values in tables.items()}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, TypeError, AttributeError) as error:
         raise CatalogError(f"{path}: {error}", "See every fault with: geovl catalog check") from error
@@ -123,7 +147,7 @@ def _word(cls: type, name: str, values: Mapping[str, Any]) -> Any:
 
 def _toml(path: Path) -> tuple[str, dict[str, Any]] | Fault:
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")  # Windows' editors put a mark before
     except UnicodeDecodeError as error:
         return Fault(path, 1, "file", f"is not UTF-8: {error}")
     except OSError as error:
@@ -134,17 +158,35 @@ def _toml(path: Path) -> tuple[str, dict[str, Any]] | Fault:
         place = re.search(r"at line (\d+)", str(error))
         line = int(place[1]) if place else len(text.splitlines()) or 1
         return Fault(path, line, "file", f"is not TOML: {error}")
+    except RecursionError:
+        return Fault(path, 1, "file", "is nested too deeply")
 
 
 def _validate(path: Path, text: str, values: object, cls: type, above: tuple[str, ...]) -> list[Fault]:
     from pydantic import ValidationError  # noqa: PLC0415 - slow; only where faults are told
 
+    if odd := list(_odd(values, ())):
+        return [Fault(path, line_of(text, (*above, *at)), ".".join(map(str, at)), message) for at, message in odd]
     try:
         # TOML has no tuples: by way of JSON they may be strict
-        _schema(cls).validate_json(json.dumps(values, default=str), strict=True)
+        _schema(cls).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         return [_fault(path, text, told, above) for told in error.errors(include_url=False)]
     return []
+
+
+def _odd(value: object, at: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Yield place and message of values that TOML has and a record cannot: dates, and numbers that are none."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _odd(item, (*at, name))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _odd(item, (*at, index))
+    elif isinstance(value, dt.date | dt.time):
+        yield at, f"is a date, {value}; expected text or a number: put it in quotes"
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield at, f"is {value}; expected a number"
 
 
 @cache
@@ -184,96 +226,20 @@ def _short(value: object) -> str:
 
 
 def line_of(text: str, place: Sequence[str | int]) -> int:
-    """Return the line of TOML text where a value stands, or else the table that should hold it.
+    """Return the line of TOML text where a value stands, or else the nearest table or array that should hold it.
 
     Args:
-        text: The file.
+        text: The file, which must be valid TOML.
         place: Keys and indices from the top, such as ``("results", 2, "value")``.
 
     Returns:
         Line, from 1; 1 where nothing of it is found.
     """
-    best, line = 0, 1
-    for number, found in _keys(text):
-        shared = 0
-        for mine, other in zip(found, place, strict=False):
-            if mine != other:
-                break
-            shared += 1
-        if shared == len(found) and shared > best:
-            best, line = shared, number
-    return line
-
-
-_HEADER = re.compile(r"\s*\[(\[)?\s*([^\]]+?)\s*\]\]?")
-_KEY = re.compile(r"""\s*((?:"[^"]*"|'[^']*'|[\w-]+)(?:\s*\.\s*(?:"[^"]*"|'[^']*'|[\w-]+))*)\s*=""")
-_PART = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([\w-]+))\s*""")
-
-
-def _keys(text: str) -> Iterator[tuple[int, tuple[str | int, ...]]]:
-    """Yield line and path of every header, key and array item of TOML text that is known to be valid."""
-    table: tuple[str | int, ...] = ()
-    counts: dict[tuple[str, ...], int] = {}
-    lines = text.splitlines()
-    number = 0
-    while number < len(lines):
-        line = lines[number]
-        number += 1
-        if header := _HEADER.fullmatch(line.partition("#")[0].rstrip()):
-            names = _parts(header[2])
-            table = names
-            if header[1]:
-                counts[names] = counts.get(names, -1) + 1
-                table = (*names, counts[names])
-            elif names[:1] in counts:
-                table = (names[0], counts[names[:1]], *names[1:])
-            yield number, table
-        elif found := _KEY.match(line):
-            path = (*table, *_parts(found[1]))
-            yield number, path
-            for item, offset in _items(line[found.end() :], lines[number:]):
-                yield number + offset, (*path, item)
-            number += _skip(line[found.end() :], lines[number:])
-
-
-def _parts(dotted: str) -> tuple[str, ...]:
-    return tuple(found[1] or found[2] or found[3] or "" for found in _PART.finditer(dotted))
-
-
-_STRING = re.compile(r"""\"\"\".*?(?:\"\"\"|$)|'''.*?(?:'''|$)|"(?:\\.|[^"\\])*"|'[^']*'|\#.*""")
-
-
-def _skip(value: str, following: Sequence[str]) -> int:
-    """Return how many further lines a value goes on."""
-    for quotes in ('"""', "'''"):
-        if value.lstrip().startswith(quotes):
-            if value.count(quotes) > 1:
-                return 0
-            return next((k + 1 for k, line in enumerate(following) if quotes in line), len(following))
-    depth, used = _depth(value), 0
-    while depth > 0 and used < len(following):
-        depth += _depth(following[used])
-        used += 1
-    return used
-
-
-def _depth(line: str) -> int:
-    bare = _STRING.sub("", line)
-    return bare.count("[") + bare.count("{") - bare.count("]") - bare.count("}")
-
-
-def _items(value: str, following: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Yield index and line offset of the items of an array that is written one item a line."""
-    if value.strip() != "[":
-        return
-    index = 0
-    for offset, line in enumerate(following, 1):
-        bare = line.strip()
-        if bare.startswith("]"):
-            return
-        if bare and not bare.startswith("#"):
-            yield index, offset
-            index += 1
+    lines = locate(text)
+    for length in range(len(place), 0, -1):
+        if (line := lines.get(tuple(place[:length]))) is not None:
+            return line
+    return 1
 
 
 def _own(path: Path, record: Record) -> Iterator[tuple[str, str]]:

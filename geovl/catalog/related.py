@@ -14,7 +14,7 @@ def related(record: Record, catalog: Catalog) -> dict[str, list[str]]:
     for name, other in _links(record, catalog):
         if other != record.id and other not in found[name]:
             found[name].append(other)
-    return {name: ids for name, ids in found.items() if ids}
+    return {name: sorted(ids) if "overlap" in name else ids for name, ids in found.items() if ids}
 
 
 def paper_of(record: Record, catalog: Catalog) -> Paper | None:
@@ -53,9 +53,29 @@ def _measures(record: Record, catalog: Catalog) -> Iterator[tuple[str, str]]:
                 yield "trains", model.id
             if any(record.id in result.dataset for result in model.results):
                 yield "measures", model.id
-        for other in catalog.datasets.values():
-            if record.id in other.overlaps or other.id in record.overlaps:
-                yield "overlaps with", other.id
+        near = _overlapping(record, catalog)
+        yield from (("overlaps with", name) for name in near)
+        for name in near:  # two sets made of a third may hold the same of its pictures
+            parent = catalog.datasets[name]
+            yield from ((f"may overlap through {name}", other) for other in _overlapping(parent, catalog) - near)
+
+
+def _overlapping(record: Dataset, catalog: Catalog) -> set[str]:
+    """Return the data sets that a record names as overlapping, or that name it."""
+    return {
+        other.id for other in catalog.datasets.values() if record.id in other.overlaps or other.id in record.overlaps
+    }
+
+
+def measured_on(record: Dataset, catalog: Catalog) -> list[tuple[Model, Result]]:
+    """Return every published figure on a data set alone, by metric and then from the highest."""
+    found = [
+        (model, result)
+        for model in catalog.models.values()
+        for result in model.results
+        if result.dataset == (record.id,)
+    ]
+    return sorted(found, key=lambda pair: (pair[1].metric, pair[1].split or "", -pair[1].value))
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,7 +149,8 @@ def _options(index: sqlite3.Connection, term: str, vocabulary: Sequence[str]) ->
         return starts[:8]
     if inside := [word for word in vocabulary if len(term) > 4 and term in word]:
         return inside[:8]
-    near = difflib.get_close_matches(term, vocabulary, n=3, cutoff=_NEAR)
+    # a short word is like many others
+    near = difflib.get_close_matches(term, vocabulary, n=3, cutoff=_NEAR) if len(term) > 3 else []
     alike = {word: difflib.SequenceMatcher(None, term, word).ratio() for word in near}
     return [word for word in near if alike[word] > max(alike.values()) - _BESIDE]
 
@@ -190,5 +191,5 @@ def _rest(record: Record) -> Iterator[str]:
             stack += [item for name, item in value.items() if name not in seen]
         elif isinstance(value, list):
             stack += value
-        elif isinstance(value, str):
-            yield value
+        elif isinstance(value, str | int | float) and not isinstance(value, bool):
+            yield str(value)

@@ -50,19 +50,21 @@ def types(choice: Choice) -> tuple[str, ...]:
     Raises:
         UsageError: No record is of one of the kinds.
     """
-    if choice.trained_on or choice.evaluated_on or choice.open_weights or choice.runnable:
-        return ("model",)
+    only_models = choice.trained_on or choice.evaluated_on or choice.open_weights or choice.runnable
     if not choice.kinds:
-        return ("model", "dataset")
+        return ("model",) if only_models else ("model", "dataset")
     found = []
-    for kind in choice.kinds:
+    for kind in map(str.casefold, choice.kinds):
         of = [name for name, kinds in _kinds().items() if kind == name or kind in kinds]
         if not of:
             known = "; ".join(f"{name}: {', '.join(kinds)}" for name, kinds in _kinds().items())
             raise UsageError(f"There is no kind {kind!r}.", f"Kinds: model, dataset, paper. {known}")
         # "model" and "dataset" are kinds of papers too, but nobody who asks for models means those
         found += [kind] if kind in _kinds() else [name for name in of if name != "paper"] or of
-    return tuple(dict.fromkeys(found))
+    if only_models and "model" not in found:
+        msg = f"Of kind {', '.join(choice.kinds)} there are no models, and only models have weights and results."
+        raise UsageError(msg, "Leave --kind out, or the option that asks for models.")
+    return ("model",) if only_models else tuple(dict.fromkeys(found))
 
 
 def _kinds() -> dict[str, tuple[str, ...]]:
@@ -80,8 +82,9 @@ def choose(catalog: Catalog, choice: Choice) -> list[Record]:
     """
     wanted = types(choice)
     tests: list[Callable[[Record], bool]] = [lambda record: record.type in wanted]
-    if kinds := set(choice.kinds) - {"model", "dataset", "paper"}:
-        tests.append(lambda record: record.kind in kinds or record.type in choice.kinds)
+    asked = set(map(str.casefold, choice.kinds))
+    if kinds := asked - {"model", "dataset", "paper"}:
+        tests.append(lambda record: record.kind in kinds or record.type in asked)
     if choice.tasks:
         tasks = {catalog.task(name).id for name in choice.tasks}
         tests.append(lambda record: bool(tasks & tasks_of(record, catalog)))
@@ -173,10 +176,11 @@ def _modality(name: str) -> str:
 def _license(name: str, catalog: Catalog) -> str:
     import difflib  # noqa: PLC0415
 
-    if name.casefold() in licenses.FAMILIES or catalog.license(name):
+    if name.casefold() in {*licenses.FAMILIES, licenses.COMMERCIAL} or catalog.license(name):
         return name
-    known = [*licenses.FAMILIES, *catalog.licenses]
+    known = [*licenses.FAMILIES, licenses.COMMERCIAL, *catalog.licenses]
     near = difflib.get_close_matches(name.casefold(), [word.casefold() for word in known], n=3, cutoff=0.4)
     words = [word for word in known if word.casefold() in near] or list(catalog.licenses)
     msg = f"No licence of the catalog is called {name!r}."
-    raise CatalogError(msg, f"Families: {', '.join(licenses.FAMILIES)}. Licences: {', '.join(words)}")
+    families = ", ".join((licenses.COMMERCIAL, *licenses.FAMILIES))
+    raise CatalogError(msg, f"Families: {families}. Licences: {', '.join(words)}")

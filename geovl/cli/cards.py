@@ -1,12 +1,13 @@
 """Catalog records as text to read: one whole, or some side by side."""
 
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from geovl.catalog import Catalog, licenses
 from geovl.catalog.records import Dataset, Model, Paper, Record, Result, plain
-from geovl.catalog.related import Row, compare, paper_of, related
+from geovl.catalog.related import Row, compare, measured_on, paper_of, related
 from geovl.cli import output
 
 _LABEL = 15
@@ -28,9 +29,14 @@ def card(record: Record, catalog: Catalog, width: int) -> Iterator[str]:
             yield f"\nresults as published{by}" if not by else f"\nresults{by}"
             yield from _results(record.results)
         yield from _own(record, width)
+    if isinstance(record, Dataset) and (figures := measured_on(record, catalog)):
+        yield "\nresults as published: figures of different papers, not of one protocol"
+        heads = ("model", "metric", "value", "split; setting; checkpoint")
+        rows = [(model.id, r.metric, f"{r.value:g}", _how(r)) for model, r in figures]
+        yield from (f"  {line}" for line in output.columns(heads, rows, grow=heads[3], right=("value",), indent=2))
     if record.conflicts:
-        rows = [f"{c.about}: {c.kept}; others: {c.others}{f' ({c.why})' if c.why else ''}" for c in record.conflicts]
-        yield from _section("sources disagree", rows, width)
+        told = [f"{c.about}: {c.kept}; others: {c.others}{f' ({c.why})' if c.why else ''}" for c in record.conflicts]
+        yield from _section("sources disagree", told, width)
     if others := related(record, catalog):
         yield from _section("related", [f"{name}: {', '.join(ids)}" for name, ids in others.items()], width)
     read = [f"{group}: {name}" for group, names in record.sources.items() for name in names]
@@ -100,10 +106,12 @@ def _runs(record: Model) -> str:
 
 def _results(results: Sequence[Result]) -> Iterator[str]:
     heads = ("metric", "value", "on", "split; setting; checkpoint")
-    rows = [
-        (r.metric, f"{r.value:g}", r.where, "; ".join(filter(None, (r.split, r.setting, r.variant)))) for r in results
-    ]
+    rows = [(r.metric, f"{r.value:g}", r.where, _how(r)) for r in results]
     yield from (f"  {line}" for line in output.columns(heads, rows, grow=heads[3], right=("value",), indent=2))
+
+
+def _how(result: Result) -> str:
+    return "; ".join(filter(None, (result.split, result.setting, result.variant)))
 
 
 def _own(record: Model, width: int) -> Iterator[str]:
@@ -155,7 +163,7 @@ def _said(value: int | str | None, said: str | None) -> str:
 
 
 def _is_hub(name: str) -> bool:
-    return "/" in name and not name.startswith("http")
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
 
 
 def _page(number: str | None) -> str:

@@ -1,12 +1,15 @@
 """``geovl catalog``: which models and data sets there are, whether one may use them, how good they are."""
 
+import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from geovl.cli import options, output
+from geovl.cli.fetch import fetch
 from geovl.errors import CatalogError, UsageError
 
 if TYPE_CHECKING:
@@ -16,8 +19,9 @@ if TYPE_CHECKING:
     from geovl.catalog.select import Choice
 
 app = typer.Typer(
-    help="Models, data sets and papers: list, show, search, compare, check, export.", no_args_is_help=True
+    help="Models, data sets and papers: list, show, search, compare, fetch, check, export.", no_args_is_help=True
 )
+app.command()(fetch)
 
 Task = Annotated[
     list[str] | None,
@@ -78,6 +82,8 @@ def list_records(
     with output.faults():
         from geovl.catalog import select
 
+        if as_json and as_csv:
+            raise UsageError("--json and --csv were both given.", "Give either.")
         choice = _choice(task, kind, modality, license_, year, trained_on, evaluated_on, open_weights, runnable)
         found, records = _choose(choice)
         records = select.ordered(records, sort)
@@ -91,6 +97,10 @@ def list_records(
             for line in output.columns(*_table(records), grow="description", right=("year",)):
                 output.answer(line)
         output.note(_tally(records), quiet=quiet or as_json or as_csv)
+        if license_ and "unknown" not in license_:
+            rest = len(_choose(replace(choice, licenses=("unknown",)))[1])
+            hint = f"{rest} more have a licence that nobody has read: the same with --license unknown"
+            output.note(hint, quiet=quiet or as_json or as_csv or not rest)
 
 
 @app.command()
@@ -184,8 +194,10 @@ def compare(
         records = list({entry.id: entry for entry in map(found.find, ids)}.values())
         kinds = {record.type for record in records}
         if len(records) < 2 or len(kinds) > 1:
-            what = "one record" if len(records) < 2 else f"a {' and a '.join(sorted(kinds))}"
-            raise UsageError(f"{what.capitalize()} cannot be compared.", "Give two or more models, or data sets.")
+            what = f"{records[0].id} alone" if len(records) < 2 else f"a {' and a '.join(sorted(kinds))}"
+            raise UsageError(
+                f"Two of one type are needed, and this is {what}.", "Give two or more models, or data sets."
+            )
         if as_json:
             output.answer_json(cards.comparison_dict(records))
             return
@@ -224,23 +236,29 @@ def tasks(
 @app.command()
 def check(
     folder: Annotated[
-        Path | None, typer.Argument(help="Folder of records. Default: geovl's own.", show_default=False)
+        Path | None,
+        typer.Argument(
+            help="Folder of records. Default: catalog/ of a checkout here, else geovl's own.", show_default=False
+        ),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Check every record; name each fault with file, line, field and what was expected; exit 1 on any.
 
-    A folder of your own may refer to geovl's records and vocabularies.
+    A folder of your own, without vocabularies, may refer to geovl's records.
     """
     with output.faults():
         from geovl import catalog as catalogs
         from geovl import settings
         from geovl.catalog.check import check as look
+        from geovl.catalog.read import VOCABULARIES
 
-        own = settings.shipped_catalog()
-        where = folder or own
+        own, here = settings.shipped_catalog(), Path("catalog")
+        where = folder or (here if (here / "tasks.toml").is_file() else own)
         _check_folder(where)
-        below = None if where.resolve() == own.resolve() else catalogs.load((own,))
+        # a folder with both vocabularies is a whole catalog, such as that of a checkout
+        whole = all((where / name).is_file() for name in VOCABULARIES)
+        below = None if whole else catalogs.load((own,))
         faults = look(where, below)
         if as_json:
             rows = [{"file": str(f.path), "line": f.line, "field": f.field, "message": f.message} for f in faults]
@@ -301,8 +319,8 @@ def export(
             passed = {error.record_id for error in refused}
             text = exports.write(found, [record for record in records if record.id not in passed], form.name)
             _validated(form.name, [("", text)] if validate else [])
-            if refused:
-                output.note(f"{len(refused)} left out, such as: {refused[0].message}", quiet=quiet)
+            for refusal in refused:
+                output.note(f"left out: {refusal.message}", quiet=quiet)
             if out is None or str(out) == "-":
                 output.answer_raw(text)
             else:
@@ -377,7 +395,7 @@ def _save(path: Path, text: str, overwrite: bool) -> None:
     """Write a file whole or not at all."""
     if path.exists() and not overwrite:
         raise UsageError(f"{path} is there already.", "Add --overwrite, or give another name with -o.")
-    draft = path.with_name(path.name + ".part")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with draft.open("w", encoding="utf-8", newline="") as file:
@@ -460,17 +478,16 @@ def _tally(records: "Sequence[Record]") -> str:
 
 
 def _tell_rename(found: "Catalog", name: str, entry: "Record") -> None:
-    old = found.get(name.strip().lower())
-    if old is not None and old.id != entry.id:
+    old = found.find(name, as_is=True)
+    if old.renamed_to == entry.id:
         output.note(f"{old.name} goes as {entry.name} now; the earlier record: geovl catalog show {old.id} --as-is")
 
 
 def _check_folder(where: Path) -> None:
-    if not where.is_dir():
-        raise CatalogError(
-            f"There is no catalog folder {where}.", "Give the folder that holds models/, datasets/, papers/."
-        )
-    shelves = ("models", "datasets", "papers")
-    if not any((where / shelf).is_dir() for shelf in shelves):
-        hint = "Records lie in models/, datasets/ and papers/ below the folder that you give."
-        raise CatalogError(f"{where} holds no records.", hint)
+    try:
+        there = where.is_dir()
+    except OSError as error:
+        raise CatalogError(f"{where} cannot be read: {error.strerror}.", "Check its permissions.") from error
+    if not there:
+        msg = f"There is no catalog folder {where}."
+        raise CatalogError(msg, "Give the folder that holds models/, datasets/, papers/.")

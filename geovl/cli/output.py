@@ -1,8 +1,10 @@
 """All that the command line prints: the answer on stdout, everything else on stderr."""
 
+import errno
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,9 +30,50 @@ def stderr() -> "Console":
     return Console(stderr=True, highlight=False)
 
 
+def shown(text: str) -> str:
+    """Return text as it may go to a terminal: what a record or raster says must not steer it."""
+    if text.isascii() and text.isprintable():
+        return text
+    kept = (" " if part in "\t\r\n" else part for part in text)
+    return "".join(part for part in kept if part.isprintable() or part in _JOINERS)
+
+
+def _lines(text: str) -> str:
+    """Return lines as they may go to a terminal; bold type of our own stays."""
+    if text.isascii() and text.isprintable():
+        return text
+    parts = re.split(r"(\x1b\[[01]m|\n)", text)
+    return "".join(part if at % 2 else shown(part) for at, part in enumerate(parts))
+
+
+_JOINERS = "\u200c\u200d"  # within words of several scripts, and emoji
+
+
+def wide(text: str) -> int:
+    """Return how many columns of a terminal text takes."""
+    if text.isascii():
+        return len(text)
+    import unicodedata
+
+    return sum(
+        0 if unicodedata.combining(part) or part in _JOINERS else 1 + (unicodedata.east_asian_width(part) in "WF")
+        for part in text
+    )
+
+
+def fitted(text: str, columns: int, *, right: bool = False) -> str:
+    """Return text filled up or cut to so many columns; what is cut ends with an ellipsis."""
+    if wide(text) > columns:
+        while text and wide(text) > columns - 1:
+            text = text[:-1]
+        text += "…"
+    blanks = " " * (columns - wide(text))
+    return blanks + text if right else text + blanks
+
+
 def answer(text: str) -> None:
     """Print the answer on stdout."""
-    typer.echo(text)
+    typer.echo(_lines(text))
 
 
 def answer_raw(text: str) -> None:
@@ -55,7 +98,7 @@ def answer_table(found: "Table") -> None:
 def note(text: str, *, quiet: bool = False) -> None:
     """Print a remark on stderr."""
     if not quiet:
-        typer.echo(text, err=True)  # rich would take longer to load than a list to be made
+        typer.echo(_lines(text), err=True)  # rich would take longer to load than a list to be made
 
 
 def warn(text: str) -> None:
@@ -103,24 +146,22 @@ def columns(
     Yields:
         Lines, the heads first.
     """
-    wide = [max(map(len, cells)) for cells in zip(heads, *rows, strict=True)]
-    least = [min(size, 24) if name == grow else size for name, size in zip(heads, wide, strict=True)]
+    cells = [[shown(cell) for cell in row] for row in rows]
+    full = [max(map(wide, column)) for column in zip(heads, *cells, strict=True)]
+    least = [min(size, 24) if name == grow else size for name, size in zip(heads, full, strict=True)]
     room = width() - indent
-    shown, used = [0], least[0]
+    taken, used = [0], least[0]
     for place in range(1, len(heads)):
         if used + 2 + least[place] <= room:
-            shown.append(place)
+            taken.append(place)
             used += 2 + least[place]
     spare = max(room - used, 0)
-    sizes = {place: least[place] + (spare if heads[place] == grow else 0) for place in shown}
-    sizes = {place: min(size, wide[place]) for place, size in sizes.items()}
+    sizes = {place: least[place] + (spare if heads[place] == grow else 0) for place in taken}
+    sizes = {place: min(size, full[place]) for place, size in sizes.items()}
     bold = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    for row in (heads, *rows):
-        cells = []
-        for place in shown:
-            text = row[place] if len(row[place]) <= sizes[place] else row[place][: sizes[place] - 1] + "…"
-            cells.append(text.rjust(sizes[place]) if heads[place] in right else text.ljust(sizes[place]))
-        line = "  ".join(cells).rstrip()
+    for row in (heads, *cells):
+        parts = [fitted(row[place], sizes[place], right=heads[place] in right) for place in taken]
+        line = "  ".join(parts).rstrip()
         yield f"\033[1m{line}\033[0m" if bold and row is heads else line
 
 
@@ -129,6 +170,8 @@ def set_verbosity(verbose: int, quiet: bool) -> None:
     level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     logging.basicConfig(level=level, stream=sys.stderr, format="%(name)s: %(message)s", force=True)
     # GDAL repeats through logging what the error message says already
+    # huggingface_hub sets its own level when it is loaded, and tells of every try
+    os.environ.setdefault("HF_HUB_VERBOSITY", "debug" if verbose > 1 else "error")
     logging.getLogger("rasterio").setLevel(logging.DEBUG if verbose > 1 else logging.CRITICAL)
     logging.getLogger("pyogrio").setLevel(logging.DEBUG if verbose > 1 else logging.CRITICAL)
 
@@ -153,6 +196,11 @@ def faults(interrupted: str = "nothing was kept.") -> Iterator[None]:
         if error.hint:
             console.print(error.hint, markup=False, soft_wrap=True)
         raise typer.Exit(error.exit_code) from None
+    except OSError as error:
+        if settings.debug() or error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EIO}:
+            raise
+        note(f"error: the answer cannot be written: {error.strerror}.")
+        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         note(f"Interrupted; {interrupted}")
         raise typer.Exit(INTERRUPTED) from None

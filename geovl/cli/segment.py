@@ -51,6 +51,13 @@ def segment(
             "-m", "--model", help="Catalog id, or BACKEND:WEIGHTS such as clearclip:ViT-B-16-quickgelu/openai."
         ),
     ] = "nano",
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="How a CLIP is read: clearclip, proxyclip, segearth-ov, sclip, maskclip. Default: the record's.",
+            show_default=False,
+        ),
+    ] = None,
     classes: Annotated[
         Path | None,
         typer.Option(help="File of classes, one a line: building, house, roof  #e41a1c", show_default=False),
@@ -171,7 +178,7 @@ def segment(
             found = [pipeline.mosaic(found, keep)]
         _check_output(out, len(found), overwrite, shard=shard)
         found, execution = _share(found, execution)
-        segmenter = pipeline.load_segmenter(model, device, told)
+        segmenter = pipeline.load_segmenter(model, device, told, method)
         if dry_run:
             _estimate(found, vocabulary, segmenter, chosen, keep, as_json=as_json)
             return

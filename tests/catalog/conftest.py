@@ -8,6 +8,7 @@ MODEL = """
 id = "{id}"
 name = "{name}"
 kind = "contrastive"
+description = "A model of mine."
 tasks = ["retrieval"]
 license_code = "MIT"
 

@@ -10,7 +10,7 @@ import pytest
 
 from geovl.catalog import Catalog, licenses, load, model
 from geovl.catalog.records import UNKNOWN, Dataset, Model, Record, Result
-from geovl.catalog.related import compare, paper_of, related
+from geovl.catalog.related import compare, measured_on, paper_of, related
 from geovl.catalog.search import search
 from geovl.catalog.select import Choice, choose, ordered, span, types
 from geovl.errors import CatalogError, ModelError, UsageError
@@ -105,7 +105,11 @@ def test_what_sources_disagree_on_is_recorded(catalog):
         ("nano", "nano"), ("GeoChat", "geochat"), ("geo chat", "geochat"), ("COREval", "choice"), ("coreval", "choice"),
         ("H2RSVLM", "vhm"), ("h2rsvlm", "vhm"), ("GeoLangBind", "dofa-clip"), ("RSVGD", "dior-rsvg"),
         ("MBZUAI/geochat-7B", "geochat"), ("2311.15826", "p-geochat"), ("p-data-rs5m", "p-georsclip"),
-        ("10.3390/rs16091477", "p-rs-llava"),
+        ("10.3390/rs16091477", "p-rs-llava"), ("https://doi.org/10.3390/RS16091477", "p-rs-llava"),
+        ("arXiv:2311.15826", "p-geochat"), ("https://arxiv.org/abs/2311.15826v2", "p-geochat"),
+        ("https://arxiv.org/pdf/2311.15826.pdf", "p-geochat"), ("10.48550/arXiv.2311.15826", "p-geochat"),
+        ("https://huggingface.co/MBZUAI/geochat-7B", "geochat"), ("RSVG", "rsvg"), ("GeoText", "geotext-1652"),
+        ("RSCLIP", "rsclip-rs"), ("RS-CLIP", "rs-clip"),
     ],
 )  # fmt: skip
 def test_names_lead_to_records(catalog, name, record):
@@ -116,11 +120,24 @@ def test_a_renamed_record_is_there_for_who_asks_for_it(catalog):
     assert catalog.find("h2rsvlm", as_is=True).id == "h2rsvlm"
 
 
-def test_every_id_and_name_leads_to_its_record(catalog):
+def test_every_id_name_and_alias_leads_to_its_record(catalog):
     for record in catalog:
         assert catalog.find(record.id, as_is=True) is record
     for record in (*catalog.models.values(), *catalog.datasets.values()):
         assert catalog.find(record.name, (record.type,), as_is=True) is record
+        for alias in record.aliases:
+            assert catalog.find(alias, (record.type,)) is catalog.current(record), alias
+            assert catalog.find(alias.upper(), (record.type,)) is catalog.current(record), alias
+
+
+def test_a_type_that_is_asked_for_is_looked_for():
+    both = Catalog(
+        models={"same": Model(id="same", name="Twin", kind="task")},
+        datasets={"twin": Dataset(id="twin", name="Same", kind="vqa")},
+    )
+    assert both.find("Same", ("dataset",)).id == "twin"
+    assert both.find("twin", ("model",)).id == "same"
+    assert both.find("twin").id == "twin", "an id before a name"
 
 
 @pytest.mark.parametrize(
@@ -208,8 +225,8 @@ def test_licence_families(catalog):
     free = choose(catalog, Choice(licenses=("permissive",)))
     assert "nano" in ids(free)
     assert "georsclip" not in ids(free), "its weights are under some Creative Commons licence"
-    assert "remoteclip" not in ids(free), "nobody has read its weights' licence"
-    assert "remoteclip" in ids(choose(catalog, Choice(licenses=("unknown",))))
+    assert "skyclip" not in ids(free), "nobody has read its weights' licence"
+    assert "skyclip" in ids(choose(catalog, Choice(licenses=("unknown",))))
     assert "vhm" in ids(choose(catalog, Choice(licenses=("non-commercial",))))
     assert ids(choose(catalog, Choice(licenses=("apache-2.0",)))) >= {"nano", "remoteclip"}
     with pytest.raises(CatalogError, match="apach"):
@@ -220,6 +237,34 @@ def test_the_family_of_an_expression_is_that_of_its_strictest_part(catalog):
     assert licenses.family("MIT AND CC-BY-4.0", catalog) == "permissive"
     assert licenses.family("MIT AND CC-BY-NC-4.0", catalog) == "non-commercial"
     assert licenses.family("never-heard-of", catalog) == "unknown"
+    assert licenses.family("MIT OR AGPL-3.0-only", catalog) == "permissive", "one may choose"
+    assert licenses.family("CC-BY-NC-4.0 OR MIT AND AGPL-3.0-only", catalog) == "copyleft", "AND binds closer"
+    assert licenses.family("GPL-3.0-only WITH Classpath-exception-2.0", catalog) == "copyleft"
+
+
+def test_what_may_be_used_commercially(catalog):
+    found = choose(catalog, Choice(licenses=("commercial",)))
+    assert {"nano", "terramesh"} <= ids(found)
+    for record in found:
+        assert licenses.families(record, catalog) <= {"permissive", "copyleft"}, record.id
+
+
+def test_verdicts_are_of_all_parts_and_say_where_one_may_choose(catalog):
+    mit, nc = (licenses.verdict(name, catalog) for name in ("MIT", "CC-BY-NC-4.0"))
+    assert licenses.verdict("MIT AND CC-BY-NC-4.0", catalog) == f"{mit} {nc}"
+    assert licenses.verdict("MIT OR CC-BY-NC-4.0", catalog) == f"Your choice. Either: {mit} Or: {nc}"
+    assert licenses.short(catalog.get("georsclip")) == "MIT / CC"
+    assert licenses.short(catalog.get("nano")) == "Apache-2.0"
+
+
+@pytest.mark.parametrize("text", ["", " ", "MIT Apache-2.0", "AND MIT", "MIT AND", "MIT and Apache-2.0"])
+def test_what_is_no_expression(text):
+    assert not licenses.well_formed(text)
+
+
+@pytest.mark.parametrize("text", ["MIT", "MIT AND Apache-2.0", "GPL-3.0-only WITH Classpath-exception-2.0 OR MIT"])
+def test_what_is_one(text):
+    assert licenses.well_formed(text)
 
 
 def test_what_models_were_trained_and_measured_on(catalog):
@@ -245,6 +290,17 @@ def test_spans_of_years(catalog, text, years):
     assert all(years[0] <= record.year <= years[1] for record in found)
 
 
+def test_modalities_kinds_and_papers(catalog):
+    radar = choose(catalog, Choice(modalities=("SAR",)))
+    assert radar
+    assert all("sar" in record.modalities for record in radar)
+    assert choose(catalog, Choice(modalities=("time series",))) == choose(catalog, Choice(modalities=("time-series",)))
+    assert choose(catalog, Choice(kinds=("Survey",))) == choose(catalog, Choice(kinds=("survey",)))
+    assert {record.kind for record in choose(catalog, Choice(kinds=("contrastive",), open_weights=True))} == {
+        "contrastive"
+    }
+
+
 @pytest.mark.parametrize("text", ["", "..", "24", "2024-2025", "2024..2022", "20242025"])
 def test_what_is_no_span_is_refused(text):
     with pytest.raises(UsageError):
@@ -257,6 +313,11 @@ def test_orders(catalog):
     assert numbers == sorted(numbers, reverse=True)
     years = [r.year or 0 for r in ordered(sets, "year")]
     assert years == sorted(years, reverse=True)
+    assert [r.name.casefold() for r in ordered(sets, "name")] == sorted(r.name.casefold() for r in sets)
+    words = [licenses.short(r) for r in ordered(sets, "license")]
+    assert words == sorted(words, key=lambda word: (word == "unknown", word))
+    types_seen = [r.type for r in ordered([*sets, *catalog.models.values()], "kind")]
+    assert types_seen == sorted(types_seen, reverse=True), "models before data sets"
     with pytest.raises(UsageError):
         ordered(sets, "beauty")
 
@@ -279,6 +340,24 @@ def test_synonyms_and_misspelt_words_are_found(catalog):
     assert dict(found.corrected) == {"referrring": "referring", "segmentaion": "segmentation"}
     assert found.hits
     assert "«" in found.hits[0].excerpt
+
+
+def test_numbers_data_stems_beginnings_and_insides_are_found(catalog):
+    def found(words):
+        return {hit.record.id for hit in search(catalog, words, limit=500).hits}
+
+    assert "geopixel" in found("83.33"), "a figure"
+    assert "georsclip" in found("RS5M"), "what it was trained on"
+    assert found("captioned") >= found("captions"), "stems"
+    assert "geochat" in found("geoch"), "beginnings"
+    assert "remoteclip" in found("motecli"), "insides"
+    assert "lae-dino" in found("jaychempan"), "whatever else the record says"
+
+
+def test_what_a_paper_presents_comes_before_it_and_a_paper_once(catalog):
+    order = [hit.record.id for hit in search(catalog, "skyscript", limit=50).hits]
+    assert order.index("skyclip") < order.index("p-skyclip")
+    assert "p-data-skyscript" not in order, "the same paper under another row"
 
 
 def test_all_words_are_wanted_and_it_is_said_when_no_record_has_them(catalog):
@@ -312,6 +391,27 @@ def test_related_records_point_both_ways(catalog):
     assert paper_of(catalog.get("geoground"), catalog).id == "p-geoground"
 
 
+def test_overlaps_are_shown_from_both_sides_and_through_a_third(catalog):
+    assert "vrsbench" in related(catalog.get("dior"), catalog)["overlaps with"]
+    seen = related(catalog.get("vrsbench"), catalog)
+    assert {"dior", "dota", "risbench"} <= set(seen["overlaps with"])
+    assert "dior-rsvg" in seen["may overlap through dior"]
+
+
+def test_versions_and_rows_of_a_paper_are_related(catalog):
+    assert related(catalog.get("versad"), catalog)["supersedes"] == ["hqdc-1.4m"]
+    assert related(catalog.get("hqdc-1.4m"), catalog)["superseded by"] == ["versad"]
+    assert related(catalog.get("georsclip"), catalog)["also listed as"] == ["p-data-rs5m"]
+    assert related(catalog.get("h2rsvlm"), catalog)["now"] == ["vhm"]
+
+
+def test_the_figures_on_a_data_set_are_all_there(catalog):
+    figures = measured_on(catalog.get("rrsis-d"), catalog)
+    assert {model.id for model, _ in figures} == set(related(catalog.get("rrsis-d"), catalog)["measures"])
+    best_first = [result.value for _, result in figures if result.metric == "mIoU" and result.split == "test"]
+    assert best_first == sorted(best_first, reverse=True)
+
+
 def _measured(name, *results):
     rows = tuple(Result(metric=m, value=v, dataset=(d,), split=s, setting=how) for m, v, d, s, how in results)
     return Model(id=name, name=name, kind="task", results=rows)
@@ -331,8 +431,9 @@ def test_only_what_was_measured_alike_is_compared():
 
 
 def test_agreeing_in_saying_nothing_is_marked():
-    rows = compare([_measured(name, ("OA", 1.0, "a", None, None)) for name in ("one", "two")]).rows
-    assert [row.stated for row in rows] == [False]
+    for split, how in ((None, None), ("test", None), (None, "zero-shot")):
+        rows = compare([_measured(name, ("OA", 1.0, "a", split, how)) for name in ("one", "two")]).rows
+        assert [row.stated for row in rows] == [False]
 
 
 # values

@@ -1,5 +1,6 @@
 """Records are read strictly, and a fault says file, line, field, what was there and what was expected."""
 
+import os
 import tomllib
 
 import pytest
@@ -213,3 +214,85 @@ def test_mention_skips_nothing_that_holds_the_word():
     every, some = load(types=("model",)), load(types=("model",), mention=("grounding",))
     assert {m.id for m in every.models.values() if "grounding" in m.tasks} <= set(some.models)
     assert len(some.models) < len(every.models)
+
+
+@pytest.mark.parametrize("value", ["2024-05-01", "2024-05-01T10:00:00", "10:00:00", "nan", "inf", "-inf"])
+def test_dates_and_numbers_that_are_none_are_faults(folder, value):
+    (fault,) = faults(folder.model("mine", venue=value))
+    assert (fault.field, fault.line) == ("venue", 1)
+
+
+def test_a_mark_of_windows_editors_is_passed_over(folder):
+    path = folder.model("mine")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert isinstance(read.checked(path, Model), Model)
+
+
+def test_what_is_nested_without_end_is_a_fault(folder):
+    path = folder.put("models/mine.toml", f"a = {'[' * 5000}{']' * 5000}\n")
+    assert faults(path)
+
+
+PLACES = r'''
+# c
+b.c = "x # y"
+"q r" = [1, 2,
+  3, # n
+]
+s = """
+[no]
+k = 1 \""" x
+"""
+t = {u = 1, v = [ {w = 2},
+ {w = 3}], z = "}"}
+["c]d"]
+e = 1
+["a\u0062"]
+f = [ # note
+  "x", "y"
+]
+g = """one line"""
+h = 2
+[[r]]
+m = 1
+[r.s]
+n = 2
+[[r]]
+m = "@"
+[[r.q]]
+o = 1
+[[r.q]]
+o = 2024-01-01
+'''.lstrip("\n").replace("@", "\u2028 \u0085")
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        (("b", "c"), 2), (("q r", 1), 3), (("q r", 2), 4), (("s",), 6), (("t", "v", 0, "w"), 10),
+        (("t", "v", 1, "w"), 11), (("t", "z"), 11), (("c]d", "e"), 13), (("ab", "f", 1), 16), (("ab", "g"), 18),
+        (("ab", "h"), 19), (("r", 0, "m"), 21), (("r", 0, "s", "n"), 23), (("r", 1, "m"), 25),
+        (("r", 1, "q", 1, "o"), 29), (("r", 1, "lacking"), 24), (("nowhere",), 1),
+    ],
+)  # fmt: skip
+def test_the_scanner_knows_all_of_toml(place, line):
+    tomllib.loads(PLACES)
+    assert read.line_of(PLACES, place) == line
+
+
+def test_two_folders_of_ones_own_lie_over_each_other(folder, tmp_path, monkeypatch):
+    path = folder.model("mine", called="First")
+    second = tmp_path / "second" / "models" / "mine.toml"
+    second.parent.mkdir(parents=True)
+    second.write_text(path.read_text().replace("First", "Second"))
+    for order, name in (((folder.path, tmp_path / "second"), "Second"), ((tmp_path / "second", folder.path), "First")):
+        monkeypatch.setenv("GEOVL_CATALOG", os.pathsep.join(map(str, order)))
+        assert load().models["mine"].name == name
+
+
+def test_faulty_vocabularies_of_ones_own_are_told(folder, monkeypatch):
+    folder.model("mine")
+    folder.put("tasks.toml", "[seeing]\nmeanin = 1\n")
+    monkeypatch.setenv("GEOVL_CATALOG", str(folder.path))
+    with pytest.raises(CatalogError, match=r"tasks\.toml:\d: seeing"):
+        load()

@@ -26,8 +26,10 @@ class Refused(CatalogError):  # noqa: N818 - says what happens
     def __init__(self, record: Record, form: str, fields: Sequence[str]) -> None:
         what = ", ".join(fields)
         msg = f"{record.id} cannot be written as {form}: the format requires what its record does not know: {what}."
+        # a field of the record's paper stands in the paper's own file
+        where = next((f"papers/{found[1]}.toml" for found in (re.search(r"of paper ([^)]+)", what),) if found), None)
         hint = (
-            f"Add {what} to {record.type}s/{record.id}.toml with a source. As json it can be written "
+            f"Add {what} to {where or f'{record.type}s/{record.id}.toml'} with a source. As json it can be written "
             f"as it is: geovl catalog export {record.id} --format json"
         )
         super().__init__(msg, hint)
