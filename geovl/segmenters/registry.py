@@ -12,7 +12,16 @@ from geovl.errors import ModelError, UsageError
 from geovl.segmenters.base import Segmenter
 from geovl.types import ModelRecord
 
-BUILTIN: dict[str, str] = {"nano": "geovl.segmenters.nano.segmenter:NanoSegmenter"}
+_OPEN_VOCABULARY = "geovl.segmenters.open_vocabulary.segmenter:OpenVocabularySegmenter"
+
+BUILTIN: dict[str, str] = {
+    "nano": "geovl.segmenters.nano.segmenter:NanoSegmenter",
+    "clearclip": _OPEN_VOCABULARY,
+    "proxyclip": _OPEN_VOCABULARY,
+    "segearth-ov": _OPEN_VOCABULARY,
+    "sclip": _OPEN_VOCABULARY,
+    "maskclip": _OPEN_VOCABULARY,
+}
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 

@@ -1,0 +1,1 @@
+"""ClearCLIP and the parts of SegEarth-OV that need no weights of its own."""

@@ -1,0 +1,1 @@
+"""ProxyCLIP against vectors computed by the released code."""
