@@ -1,5 +1,6 @@
 """The Python interface: ``import geovl; geovl.segment("tile.tif", ["building"])``."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from geovl import pipeline, runs, settings, sources
@@ -60,9 +61,11 @@ def open_run(run_id: str | None = None, *, store: str | Path | None = None) -> R
 
 def segment(
     source: str | Path,
-    prompts: str | list[str],
+    prompts: str | list[str] | Vocabulary,
     *,
     model: str = "nano",
+    method: str | None = None,
+    model_options: Mapping[str, str | float | bool] | None = None,
     store: str | Path | None = None,
     options: SegmentOptions | None = None,
     execution: Execution | None = None,
@@ -71,8 +74,10 @@ def segment(
 
     Args:
         source: A GeoTIFF, or anything GDAL reads.
-        prompts: What to look for, one class each.
-        model: Catalog id.
+        prompts: What to look for, one class each; or the vocabulary that ``geovl.classes.read`` makes of a file.
+        model: Catalog id, or ``backend:weights``.
+        method: How a CLIP is read, such as ``segearth-ov``; the record's where None.
+        model_options: What ``--set``, ``--background`` and ``--precision`` say on the command line.
         store: Folder of runs; ``.geovl`` when None.
         options: Bands, windows, threshold and the like.
         execution: How it is made: resumed, by dask workers, on which device.
@@ -91,21 +96,27 @@ def segment(
     if execution is not None and execution.shard is not None:
         msg = "geovl.segment returns a finished run, and a shard is only part of one."
         raise UsageError(msg, "Use geovl.pipeline.segment for each shard, then geovl.pipeline.merge.")
-    return segment_all(source, prompts, model=model, store=store, options=options, execution=execution)[0]
+    return segment_all(
+        source, prompts, model=model, method=method, model_options=model_options, store=store, options=options,
+        execution=execution,
+    )[0]  # fmt: skip
 
 
 def segment_all(
     source: str | Path,
-    prompts: str | list[str],
+    prompts: str | list[str] | Vocabulary,
     *,
     model: str = "nano",
+    method: str | None = None,
+    model_options: Mapping[str, str | float | bool] | None = None,
     store: str | Path | None = None,
     options: SegmentOptions | None = None,
     execution: Execution | None = None,
 ) -> list[Run]:
     """Segment every raster that a source names; arguments and errors as in :func:`segment`."""
-    vocabulary = Vocabulary.from_prompts(prompts)
-    segmenter = pipeline.load_segmenter(model, "auto" if execution is None else execution.device)
+    vocabulary = prompts if isinstance(prompts, Vocabulary) else Vocabulary.from_prompts(prompts)
+    device = "auto" if execution is None else execution.device
+    segmenter = pipeline.load_segmenter(model, device, model_options, method)
     made = (
         pipeline.segment(entry, vocabulary, segmenter, _store(store), options, execution=execution)
         for entry in sources.resolve(str(source))
