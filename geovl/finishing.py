@@ -70,7 +70,10 @@ class Finish:
     def _writers(self, stack: ExitStack, draft: Draft) -> Callable[[Band], None]:
         """Open the rasters of a run; return what writes a band to them."""
         geobox, decision = self.geobox, self.decision
-        colors = {i: rgba(c) for i, c in enumerate(class_colors(self.vocabulary.own_colors).values(), 1)}
+        colors = {
+            i: rgba(c)
+            for i, c in enumerate(class_colors(self.vocabulary.names, self.vocabulary.own_colors).values(), 1)
+        }
         tags = {"classes": "\n".join(self.vocabulary.names), "model": self.model}
         tags["run"] = draft.id
         dtype = "uint8" if decision.nodata == 255 else "uint16"
@@ -193,7 +196,7 @@ class Summary:
 
     def classes(self, notes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the classes as the manifest tells of them; a class's score is the mean over its pixels."""
-        colors = class_colors(self._vocabulary.own_colors)
+        colors = class_colors(self._vocabulary.names, self._vocabulary.own_colors)
         out = []
         for label, (entry, note) in enumerate(zip(self._vocabulary.classes, notes, strict=True), 1):
             area, pixels = float(self._area[label]), int(self._pixels[label])

@@ -1,22 +1,23 @@
 """One colour per class, the same in every output of a run."""
 
 import colorsys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 _GOLDEN = 0.618_033_988_749_895
 _FIRST = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#bfef45", "#9a6324", "#469990")
 
 
-def class_colors(classes: Iterable[tuple[str, str | None]]) -> dict[str, str]:
+def class_colors(names: Iterable[str], own: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return ``#rrggbb`` for each class: its own, or by its place: ten chosen colours, then hues far apart.
 
     Args:
-        classes: Name and own colour of each.
+        names: Of the classes, in order.
+        own: Name to colour, of those that have one of their own.
     """
     out = {}
-    for index, (name, own) in enumerate(classes):
-        if own is not None:
-            out[name] = own
+    for index, name in enumerate(names):
+        if own and name in own:
+            out[name] = own[name]
         elif index < len(_FIRST):
             out[name] = _FIRST[index]
         else:

@@ -167,9 +167,9 @@ class Vocabulary:
         return tuple(entry.name for entry in self.classes)
 
     @property
-    def own_colors(self) -> tuple[tuple[str, str | None], ...]:
-        """Name and own colour of each class."""
-        return tuple((entry.name, entry.color) for entry in self.classes)
+    def own_colors(self) -> dict[str, str]:
+        """Name to colour of the classes that have one of their own."""
+        return {entry.name: entry.color for entry in self.classes if entry.color is not None}
 
     def __len__(self) -> int:
         return len(self.classes)

@@ -67,5 +67,5 @@ def test_files_that_are_none(tmp_path):
 
 def test_own_colours_are_kept_and_others_chosen_as_before():
     vocabulary = Vocabulary(parse("a\nb  #010203\nc"))
-    plain = class_colors([("a", None), ("b", None), ("c", None)])
-    assert class_colors(vocabulary.own_colors) == {**plain, "b": "#010203"}
+    plain = class_colors(["a", "b", "c"])
+    assert class_colors(vocabulary.names, vocabulary.own_colors) == {**plain, "b": "#010203"}

@@ -102,17 +102,16 @@ def test_the_table_of_open_clip_leads_to_repositories():
 
 
 def test_a_record_says_files_revision_and_digests():
-    found = weights.of_record(
-        record(options={"file": "ckpt/x.pt", "architecture": "Tiny"}, revision="0f", weights={"ckpt/x.pt": SHA})
-    )
+    told = record(options={"file": "ckpt/x.pt", "architecture": "Tiny"}, revision="0f", weights={"ckpt/x.pt": SHA})
+    found = weights.of_record(told.record)
     assert (found.needed, found.revision, found.sha256, found.known) == (
         (("ckpt/x.pt",),),
         "0f",
         {"ckpt/x.pt": SHA},
         True,
     )
-    assert weights.of_record(record(options={"architecture": "Tiny"})).needed == (weights.OPEN_CLIP_WEIGHTS,)
-    assert weights.of_record(record()).needed == (("open_clip_config.json",), weights.OPEN_CLIP_WEIGHTS)
+    assert weights.of_record(record(options={"architecture": "Tiny"}).record).needed == (weights.OPEN_CLIP_WEIGHTS,)
+    assert weights.of_record(record().record).needed == (("open_clip_config.json",), weights.OPEN_CLIP_WEIGHTS)
 
 
 def test_the_bundled_model_is_found_and_checked():
@@ -452,7 +451,9 @@ def test_offline_names_every_file_and_both_places(hub, server, monkeypatch, swit
 
 def test_a_file_put_by_hand_needs_no_folder_of_the_repository(hub, monkeypatch):
     monkeypatch.setenv("GEOVL_OFFLINE", "1")
-    what = weights.of_record(record(options={"file": "ckpt/w.pt", "architecture": "Tiny"}, weights={"ckpt/w.pt": SHA}))
+    what = weights.of_record(
+        record(options={"file": "ckpt/w.pt", "architecture": "Tiny"}, weights={"ckpt/w.pt": SHA}).record
+    )
     with pytest.raises(weights.NotThereError) as raised:
         weights.fetch(what)
     assert str(settings.cache_dir() / "weights" / "tiny" / "w.pt") in raised.value.hint

@@ -146,6 +146,7 @@ class Catalog:
             for word, found in shelf.items()
         }
         inside = [word for word, found in words.items() if found and len(key(name)) > 2 and key(name) in word]
+        inside.sort(key=lambda word: (not word.startswith(key(name)), len(word), word))
         near = difflib.get_close_matches(key(name), [word for word, found in words.items() if found], n=3)
         ids = dict.fromkeys(record.id for word in (*inside[:2], *near) for record in words[word])
         search = f'Search all fields with: geovl catalog search "{name}"'
