@@ -449,7 +449,10 @@ def _absent(what: Origin, why: str) -> NotThereError:
     if what.kind in {"bundled", "local"}:
         again = "Install geovl again: pip install --force-reinstall geovl"
         return NotThereError(f"There is no {wanted} in {what.place}.", again if what.kind == "bundled" else _PATH)
-    files = [Path(names[0]).name for names in missing]
+    # those that it may lack belong to it: without them, means or a scale would be guessed in silence
+    wished = [name for name in what.optional if (name,) not in missing and not _here(what, name)]
+    asked = [*(names[0] for names in missing), *wished]
+    files = [Path(name).name for name in asked]
     put = f"put it here: {what.plain / files[0]}" if len(files) == 1 else f"put them into {what.plain}"
     if what.kind == "url":
         hint = f"Download {redacted(what.place)} on another machine and {put}"
@@ -458,10 +461,10 @@ def _absent(what: Origin, why: str) -> NotThereError:
     at = "" if what.revision == "main" else f" --revision {what.revision}"
     constants = _module("huggingface_hub.constants", f"The Hub, where {what.place} is")
     cached = f"models--{what.place.replace('/', '--')}"
-    asked = " ".join(names[0] for names in missing)
     commit = what.revision if re.fullmatch(r"[0-9a-f]{40}", what.revision) else "COMMIT"
+    perhaps = f", {' and '.join(wished)} if there is one" if wished else ""
     hint = (
-        f"On a machine with a network: hf download {what.place} {asked}{at}; then {put}"
+        f"On a machine with a network: hf download {what.place} {' '.join(asked)}{at}; then {put}{perhaps}"
         f" (or copy the folder {cached} of that machine's Hub cache into {constants.HF_HUB_CACHE}, where the file is"
         f" {cached}/snapshots/{commit}/{missing[0][0]})"
     )

@@ -42,7 +42,7 @@ def cache(tmp_path, monkeypatch):
 def load(weights):
     def make(backend="clearclip", **options):
         told = SMALL | ({"vision": str(weights["dino"])} if backend == "proxyclip" else {}) | options
-        record = ModelRecord(backend, backend, {}, "1", None, "unknown", str(weights["clip"]), None, told)
+        record = ModelRecord(backend, backend, {}, "1", None, "unknown", str(weights["clip"]), options=told)
         return OpenVocabularySegmenter(record)
 
     return make
@@ -237,7 +237,7 @@ def test_prompts_that_are_too_many_or_too_long_are_refused(load):
 
 
 def test_a_device_that_is_not_there_is_told(load, weights):
-    record = ModelRecord("x", "clearclip", {}, "1", None, "unknown", str(weights["clip"]), None, SMALL)
+    record = ModelRecord("x", "clearclip", {}, "1", None, "unknown", str(weights["clip"]), options=SMALL)
     if not torch.cuda.is_available():
         with pytest.raises(ModelError, match="cuda"):
             OpenVocabularySegmenter(record, "cuda")

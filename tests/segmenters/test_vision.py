@@ -31,11 +31,23 @@ from safetensors.torch import load_file, save_file
 from timm.models._hub import save_for_hf
 from torch import nn
 
+from geovl import weights
 from geovl.errors import ModelError, UsageError
-from geovl.segmenters.open_vocabulary.vision import IMAGENET_MEAN, VisionBackbone, load_vision, positions, renormalised
+from geovl.segmenters.open_vocabulary.checkpoints import IMAGENET_MEAN
+from geovl.segmenters.open_vocabulary.vision import VisionBackbone, load_vision, positions, renormalised
 
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
 TIMM = {"embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 0}
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path, monkeypatch):
+    """An empty cache of the Hub and of ours, and no network."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("GEOVL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("GEOVL_OFFLINE", raising=False)
 
 
 def randomised(model, seed=0):
@@ -301,6 +313,12 @@ def test_satellite_weights_have_their_own_normalisation(tmp_path):
     assert found[1].mean == IMAGENET_MEAN
 
 
+def test_satellite_weights_keep_it_where_the_file_that_says_so_was_not_put(tmp_path):
+    for name, mean in (("me/dinov3-sat493m", (0.430, 0.411, 0.296)), ("me/dinov3-lvd1689m", IMAGENET_MEAN)):
+        hf_model("dinov3").save_pretrained(by_hand(tmp_path, name))
+        assert load_vision(f"hf-hub:{name}").mean == mean
+
+
 def test_the_normalisation_of_a_folder_is_read(tmp_path):
     hf_model("dino").save_pretrained(tmp_path)
     told = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.1, 0.2, 0.3]}
@@ -380,6 +398,11 @@ def test_packed_layers_and_low_precision_stay_near(family, tmp_path):
 # -------------------------------------------------------------------------------------------------- the Hub
 
 
+def by_hand(tmp_path, repository):
+    """The folder in which the files of a repository can be put by hand."""
+    return tmp_path / "cache" / "weights" / repository.replace("/", "--")
+
+
 def cached(cache, repository, folder):
     """Lay a folder out as huggingface_hub keeps a downloaded repository."""
     root = cache / f"models--{repository.replace('/', '--')}"
@@ -414,7 +437,7 @@ def test_a_cache_of_the_hub_is_enough_without_a_network(tmp_path):
     """
     x = pictures(40, 32)
     torch.save(x, tmp_path / "x.pt")
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}  # GEOVL_CACHE is set already
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, env=environment, check=False
     )
@@ -425,35 +448,123 @@ def test_a_cache_of_the_hub_is_enough_without_a_network(tmp_path):
     assert torch.equal(sharded, load_vision(tmp_path / "hf").features(x))
     told = done.stdout.splitlines()
     for line, repository in zip(told, ("timm/vit_small_patch16_224.dino", "facebook/dino-vitb8"), strict=True):
-        assert repository in line
-        assert "config.json and model.safetensors" in line
-        assert str(cache / f"models--{repository.replace('/', '--')}") in line
+        assert f"{repository} needs config.json and model.safetensors" in line
+        assert "HF_HUB_OFFLINE" in line
+        assert f"hf download {repository} config.json model.safetensors preprocessor_config.json" in line
+        assert str(by_hand(tmp_path, repository)) in line
+        assert str(cache) in line
+        assert f"models--{repository.replace('/', '--')}/snapshots/" in line
 
 
-def test_a_repository_that_lacks_its_weights_is_told_apart(tmp_path, monkeypatch):
+@pytest.mark.parametrize("shards", [{}, {"max_shard_size": "20KB"}], ids=["whole", "shards"])
+def test_files_that_were_put_by_hand_serve_and_may_be_in_two_places(shards, tmp_path):
+    model = hf_model("dino")
+    model.save_pretrained(tmp_path / "whole", **shards)
+    told = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.1, 0.2, 0.3]}
+    (tmp_path / "whole" / "preprocessor_config.json").write_text(json.dumps(told))
+    shutil.copytree(tmp_path / "whole", by_hand(tmp_path, "a/b"))
+    for repository in ("me/halves", "timm/vit_base_patch8_224.dino"):
+        half = tmp_path / repository / "half"
+        half.mkdir(parents=True)
+        by_hand(tmp_path, repository).mkdir(parents=True)
+        for number, path in enumerate(sorted((tmp_path / "whole").iterdir())):
+            shutil.copy(path, (half, by_hand(tmp_path, repository))[number % 2])
+        cached(tmp_path / "hub", repository, half)
+    x = pictures(32, 40)
+    expected = load_vision(tmp_path / "whole").features(x)
+    for name in ("hf-hub:a/b", "hf-hub:me/halves", "vit_base_patch8_224.dino"):
+        network = load_vision(name)
+        assert torch.equal(network.features(x), expected)
+        assert network.mean == (0.5, 0.4, 0.3)
+
+
+def test_a_file_of_a_repository_or_of_a_server_can_be_named(tmp_path):
+    state = original("dino")
+    path = by_hand(tmp_path, "a/b") / "ckpt" / "dino.pth"
+    address = "https://example.org/dino/dino.pth"
+    for place in (tmp_path / "dino.pth", path, weights.origin(address).plain / "dino.pth"):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(state, place)
+    x = pictures(32, 32)
+    expected = load_vision(tmp_path / "dino.pth", heads=2).features(x)
+    for name in ("hf-hub:a/b/ckpt/dino.pth", address):
+        assert torch.equal(load_vision(name, heads=2).features(x), expected)
+    path.unlink()
+    with pytest.raises(weights.NotThereError, match=r"needs ckpt/dino\.pth of a/b"):
+        load_vision("hf-hub:a/b/ckpt/dino.pth")
+
+
+def test_a_repository_that_lacks_its_weights_is_told_apart(tmp_path):
     folder = tmp_path / "folder"
-    hf_model("dino").save_pretrained(folder)
-    (folder / "model.safetensors").unlink()
+    hf_model("dino").save_pretrained(folder, max_shard_size="20KB")
+    part = sorted(folder.glob("model-*"))[1]
+    part.unlink()
+    cached(tmp_path / "hub", "a/parts", folder)
+    with pytest.raises(weights.NotThereError, match=rf"needs {part.name} of a/parts"):
+        load_vision("hf-hub:a/parts")
+    with pytest.raises(weights.NotThereError, match=f"There is no {part.name} in {folder}"):
+        load_vision(folder)
+    for path in folder.glob("model*"):
+        path.unlink()
     cached(tmp_path / "hub", "a/b", folder)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match=r"needs model\.safetensors of a/b"):
+    with pytest.raises(weights.NotThereError, match=r"needs model\.safetensors or .* of a/b"):
         load_vision("hf-hub:a/b")
     with pytest.raises(ModelError, match="names no repository"):
-        load_vision("hf-hub:a/b/c")
+        load_vision("hf-hub:a")
+
+
+def test_our_own_word_forbids_the_network_too(monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("GEOVL_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: pytest.fail("the network was used"))
+    for name in ("hf-hub:a/b", "vit_base_patch8_224.dino", "https://example.org/dino.pth"):
+        with pytest.raises(weights.NotThereError, match="GEOVL_OFFLINE forbids"):
+            load_vision(name)
 
 
 def test_a_hub_that_cannot_be_reached_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setattr("time.sleep", lambda _: None)  # it would try again for long
     address = "http://127.0.0.1:9"  # nobody listens there
     monkeypatch.setattr(constants, "ENDPOINT", address)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
-    with pytest.raises(ModelError) as error:
+    with pytest.raises(weights.NotThereError) as error:
         load_vision("hf-hub:a/b")
     assert "cannot be reached" in told(error)
-    assert str(tmp_path / "models--a--b") in told(error)
+    assert "models--a--b" in told(error)
+    assert str(tmp_path / "hub") in told(error)
+    assert str(by_hand(tmp_path, "a/b")) in told(error)
+
+
+def test_what_is_downloaded_is_told(tmp_path, monkeypatch):
+    folder, asked = tmp_path / "folder", []
+    hf_model("dino").save_pretrained(folder, max_shard_size="20KB")
+
+    def fetch(what, progress=None):
+        asked.append((what.place, what.needed, what.optional, progress))
+        return tuple(weights.File(n[0], folder / n[0], "nothing") for n in map(there, what.needed))
+
+    def there(names):
+        return [name for name in names if (folder / name).is_file()]
+
+    def progress(*_):
+        pass
+
+    monkeypatch.setattr(weights, "fetch", fetch)
+    load_vision("hf-hub:a/b", progress=progress)
+    assert [call[3] for call in asked] == [progress] * 2, "parts are downloads too"
+    assert asked[0][1][0] == ("config.json",)
+    assert asked[0][2] == ("preprocessor_config.json",)
+    assert set(asked[1][1]) == {(path.name,) for path in folder.glob("model-*")}
+
+
+def test_the_module_loads_neither_timm_nor_the_hub():
+    script = (
+        "import sys, geovl.segmenters.open_vocabulary.vision\n"
+        "print(sorted({'timm', 'torchvision', 'transformers', 'huggingface_hub', 'open_clip'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_attention_is_fused_whatever_timm_was_told(tmp_path):
@@ -606,6 +717,29 @@ def test_a_truncated_file_is_told(tmp_path):
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(ModelError):
         load_vision(path)
+
+
+def test_an_index_that_names_no_parts_is_told(tmp_path):
+    hf_model("dino").save_pretrained(tmp_path, max_shard_size="20KB")
+    for told_there in ({}, {"weight_map": {}}, {"weight_map": {"a": "../elsewhere.safetensors"}}):
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps(told_there))
+        with pytest.raises(ModelError, match="weight_map"):
+            load_vision(tmp_path)
+
+
+def test_means_of_another_number_are_told(tmp_path):
+    hf_model("dino").save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.5], "image_std": [0.5]}')
+    with pytest.raises(ModelError, match="expected 3"):
+        load_vision(tmp_path)
+
+
+def test_an_archive_of_code_is_not_loaded(tmp_path):
+    path = tmp_path / "scripted.pt"
+    torch.jit.script(nn.Linear(2, 2)).save(str(path))
+    with pytest.raises(ModelError, match="TorchScript") as error:
+        load_vision(path)
+    assert "state_dict" in error.value.hint
 
 
 def test_a_file_without_weights_by_name_is_told(tmp_path):

@@ -10,8 +10,8 @@ is taken from whoever knows it, and nothing is loaded where nobody does:
 | ``hf-hub:owner/name``, a folder | ``config.json`` of transformers' ``CLIPModel`` and weights | ``hidden_act`` |
 | ``hf-hub:owner/name/file``, a file, a URL | tensors by name: ``.safetensors``, or a checkpoint of torch | the caller, or the record |
 
-A checkpoint of torch is read by ``torch.load(weights_only=True)`` only, which runs no code from it. It may be the tensors
-alone or a training checkpoint that has them under ``state_dict``; prefixes of wrappers (``module.``) are removed.
+Files are read by :mod:`geovl.segmenters.open_vocabulary.tensors`, which runs no code from them. A checkpoint of torch may be
+the tensors alone or a training checkpoint that has them under ``state_dict``.
 
 The names of transformers become those of open_clip: ``vision_model.`` is ``visual.``, ``text_model.`` is nothing, and
 
@@ -29,10 +29,7 @@ The names of transformers become those of open_clip: ``vision_model.`` is ``visu
 """  # noqa: E501 - tables
 
 import hashlib
-import json
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -46,24 +43,27 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained
 from open_clip.tokenizer import SimpleTokenizer
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from geovl import weights
 from geovl.errors import ModelError
+from geovl.segmenters.open_vocabulary.tensors import (
+    CONFIG,
+    FORMATS,
+    PREPROCESSOR,
+    WEIGHTS,
+    Triple,
+    read_json,
+    read_tensors,
+    triple,
+    weight_files,
+)
 from geovl.segmenters.open_vocabulary.text import Tokenizer
 from geovl.types import ModelRecord
 from geovl.weights import Origin, Progress
 
-Triple = tuple[float, float, float]
-_CONFIG = "config.json"
-_PREPROCESSOR = "preprocessor_config.json"
-_INDEX = "model.safetensors.index.json"
-_TRANSFORMERS = ("model.safetensors", "pytorch_model.bin", _INDEX)
-_CHECKPOINTS = (".safetensors", ".bin", ".pt", ".pth")
 _VOCABULARY = 49408  # of CLIP's byte pairs, which open_clip's tokenizer knows
-_SAVED = "Get the .safetensors file, or save its state_dict alone where you trust it."
+_SCRIPTED = "OpenAI's weights are on the Hub as tensors alone: use the tag, such as open_clip:ViT-B-16/openai."
 _VIT = "Use a ViT, such as ViT-B-16, ViT-L-14 or ViT-B-32: dense tokens are its patches."
 _SAY = (
     "Say quick_gelu=true for weights made from OpenAI's or MetaCLIP's and false for those of LAION or DataComp, or"
@@ -127,7 +127,7 @@ def load_record(
         progress=progress,
         origin=pinned if tagged else None,
     )
-    return replace(loaded, mean=_triple(record.mean, loaded.mean), std=_triple(record.std, loaded.std))
+    return replace(loaded, mean=triple(record.mean, loaded.mean), std=triple(record.std, loaded.std))
 
 
 def load_clip(
@@ -247,7 +247,7 @@ def _of_tag(tag: tuple[str, str], quick_gelu: bool | None, progress: Progress | 
     base = tag[0].removesuffix("-quickgelu")
     config = _architecture(base)
     files = tuple(file.path for file in weights.fetch(what, progress))
-    mean, std = _triple(entry.get("mean"), OPENAI_DATASET_MEAN), _triple(entry.get("std"), OPENAI_DATASET_STD)
+    mean, std = triple(entry.get("mean"), OPENAI_DATASET_MEAN), triple(entry.get("std"), OPENAI_DATASET_STD)
     return _Plan(config, base, right, tag[1], files, mean, std)
 
 
@@ -310,14 +310,14 @@ def _bare(source: str | Path | Origin) -> Origin:
         return replace(what, needed=kept or (weights.OPEN_CLIP_WEIGHTS,))
     if what.needed:
         return what
-    found = [path.name for path in sorted(Path(what.place).glob("*")) if path.suffix in _CHECKPOINTS]
+    found = [path.name for path in sorted(Path(what.place).glob("*")) if path.suffix in FORMATS]
     if len(found) == 1:
         return replace(what, needed=((found[0],),))
     usual = next((name for name in (*weights.OPEN_CLIP_WEIGHTS, "model.safetensors") if name in found), None)
     if usual is not None:
         return replace(what, needed=((usual,),))
     msg = f"The folder {what.place} holds {len(found)} files of weights{': ' if found else ''}{', '.join(found)}."
-    raise ModelError(msg, "Name the file." if found else f"Expected one that ends in {', '.join(_CHECKPOINTS)}.")
+    raise ModelError(msg, "Name the file." if found else f"Expected one that ends in {', '.join(FORMATS)}.")
 
 
 def _of_repository(what: Origin, quick_gelu: bool | None, progress: Progress | None) -> _Plan:
@@ -325,7 +325,7 @@ def _of_repository(what: Origin, quick_gelu: bool | None, progress: Progress | N
     named = {name for names in what.needed for name in names}
     if weights.OPEN_CLIP_CONFIG not in named:
         return _of_file(what, Path(what.place), quick_gelu)
-    theirs = replace(what, needed=((_CONFIG,), _TRANSFORMERS), optional=(_PREPROCESSOR,), sha256={})
+    theirs = replace(what, needed=((CONFIG,), WEIGHTS), optional=(PREPROCESSOR,), sha256={})
     try:
         # what is here is enough, in either format; but the means of the other one may be missing still
         found = weights.find(what) or weights.fetch(theirs if weights.find(theirs) else what, progress)
@@ -337,14 +337,8 @@ def _of_repository(what: Origin, quick_gelu: bool | None, progress: Progress | N
         plan = _of_open_clip(files[weights.OPEN_CLIP_CONFIG], tensors, what.model)
         told = _table_says(what.place)
         return plan if told is None else replace(plan, quick_gelu=told)
-    if _INDEX in files:
-        parts = [(name,) for name in _parts(files[_INDEX])]
-        shards = weights.fetch(replace(theirs, needed=tuple(parts), optional=()), progress)
-        return _of_transformers(
-            files[_CONFIG], tuple(file.path for file in shards), files.get(_PREPROCESSOR), what.model
-        )
-    tensors = next(files[name] for name in _TRANSFORMERS if name in files)
-    return _of_transformers(files[_CONFIG], (tensors,), files.get(_PREPROCESSOR), what.model)
+    shards = weight_files(theirs, files, progress)
+    return _of_transformers(files[CONFIG], shards, files.get(PREPROCESSOR), what.model)
 
 
 def _table_says(repository: str) -> bool | None:
@@ -360,18 +354,18 @@ def _of_folder(folder: Path, what: Origin, quick_gelu: bool | None) -> _Plan:
         return _of_file(what, Path(what.place), quick_gelu)
     if not folder.is_dir() or (what.needed and weights.find(what) is None):
         weights.fetch(what)  # says what is missing
-    config, theirs = folder / weights.OPEN_CLIP_CONFIG, folder / _CONFIG
+    config, theirs = folder / weights.OPEN_CLIP_CONFIG, folder / CONFIG
     if config.is_file():
         return _of_open_clip(config, _file_of(what), what.model)
     named = [name for names in what.needed for name in names]
-    if not theirs.is_file() or (named and named[0] not in _TRANSFORMERS):
+    if not theirs.is_file() or (named and named[0] not in WEIGHTS):
         return _of_file(what, _file_of(what), quick_gelu)
-    preprocessor = folder / _PREPROCESSOR
-    found = next((folder / name for name in _TRANSFORMERS if (folder / name).is_file()), None)
-    if found is None:
-        msg = f"There are no weights in {folder}; expected {' or '.join(_TRANSFORMERS)}."
+    preprocessor = folder / PREPROCESSOR
+    found = {name: folder / name for name in WEIGHTS if (folder / name).is_file()}
+    if not found:
+        msg = f"There are no weights in {folder}; expected {' or '.join(WEIGHTS)}."
         raise ModelError(msg, "Put the file beside config.json.")
-    files = tuple(folder / name for name in _parts(found)) if found.name == _INDEX else (found,)
+    files = weight_files(what, found)
     return _of_transformers(theirs, files, preprocessor if preprocessor.is_file() else None, str(folder))
 
 
@@ -382,7 +376,7 @@ def _file_of(what: Origin) -> Path:
 def _of_file(what: Origin, path: Path, quick_gelu: bool | None) -> _Plan:
     """Refuse tensors of which nobody says what they are."""
     if path.is_file():
-        _read(path)  # a damaged or foreign file is the greater fault
+        read_tensors(path, scripted=_SCRIPTED)  # a damaged or foreign file is the greater fault
     lacks = "its architecture" if quick_gelu is not None else "its architecture and its activation"
     msg = f"{what.model} does not say {lacks}."
     raise ModelError(msg, f"Name one of open_clip, such as ViT-B-16. {_SAY}")
@@ -390,11 +384,11 @@ def _of_file(what: Origin, path: Path, quick_gelu: bool | None) -> _Plan:
 
 def _of_open_clip(config: Path, file: Path, label: str) -> _Plan:
     """Return what ``open_clip_config.json`` says."""
-    raw = _json(config)
+    raw = read_json(config)
     model = _plain(raw.get("model_cfg", raw), label)
     told = raw.get("preprocess_cfg") or {}
     architecture = _known_as(model) or "CLIP"
-    mean, std = _triple(told.get("mean"), OPENAI_DATASET_MEAN), _triple(told.get("std"), OPENAI_DATASET_STD)
+    mean, std = triple(told.get("mean"), OPENAI_DATASET_MEAN), triple(told.get("std"), OPENAI_DATASET_STD)
     return _Plan(model, architecture, bool(model.get("quick_gelu", False)), label, (file,), mean, std)
 
 
@@ -413,7 +407,7 @@ _ACTIVATIONS = {"quick_gelu": True, "gelu": False}
 
 def _of_transformers(config: Path, files: tuple[Path, ...], preprocessor: Path | None, label: str) -> _Plan:
     """Return what transformers' ``config.json`` says."""
-    raw = _json(config)
+    raw = read_json(config)
     if raw.get("model_type") != "clip":
         msg = f"{config} is of a model of type {raw.get('model_type')!r}; expected 'clip'."
         raise ModelError(msg, "Name a folder or a repository with a CLIPModel, or with open_clip_config.json.")
@@ -428,9 +422,9 @@ def _of_transformers(config: Path, files: tuple[Path, ...], preprocessor: Path |
     if text.eos_token_id not in {2, text.vocab_size - 1}:  # 2 is how older files say: the highest
         msg = f"{config} ends its texts with token {text.eos_token_id}; expected the last one, {text.vocab_size - 1}."
         raise ModelError(msg, "Use the tokenizer's own CLIP, or weights of open_clip.")
-    trained = _json(preprocessor) if preprocessor is not None else {}
-    mean = _triple(trained.get("image_mean"), OPENAI_DATASET_MEAN)
-    std = _triple(trained.get("image_std"), OPENAI_DATASET_STD)
+    trained = read_json(preprocessor) if preprocessor is not None else {}
+    mean = triple(trained.get("image_mean"), OPENAI_DATASET_MEAN)
+    std = triple(trained.get("image_std"), OPENAI_DATASET_STD)
     made = {
         "embed_dim": told.projection_dim,
         "vision_cfg": {
@@ -453,35 +447,6 @@ def _of_transformers(config: Path, files: tuple[Path, ...], preprocessor: Path |
         },
     }
     return _Plan(made, "CLIP", _ACTIVATIONS[acts.pop()], label, files, mean, std, transformers=True)
-
-
-def _triple(values: Sequence[float] | None, default: Triple) -> Triple:
-    if values is None:
-        return default
-    if len(values) != 3:
-        msg = f"{len(values)} means or deviations were given; expected 3, of red, green and blue."
-        raise ModelError(msg, "See preprocess_cfg, preprocessor_config.json or the record.")
-    return float(values[0]), float(values[1]), float(values[2])
-
-
-def _parts(index: Path) -> list[str]:
-    names = _json(index).get("weight_map")
-    if not isinstance(names, dict) or any(Path(str(name)).name != name for name in names.values()):
-        msg = f"{index} does not name its parts in weight_map."
-        raise ModelError(msg, "Get the file again.")
-    return sorted(set(names.values()))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        msg = f"{path} cannot be read: {error}."
-        raise ModelError(msg, "Get the file again.") from error
-    if not isinstance(found, dict):
-        msg = f"{path} holds no object."
-        raise ModelError(msg, "Get the file again.")
-    return found
 
 
 # The network and its tensors
@@ -514,52 +479,8 @@ def _tensors(plan: _Plan) -> dict[str, Tensor]:
     """Read the tensors of all files, under the names of open_clip."""
     found: dict[str, Tensor] = {}
     for path in plan.files:
-        found |= _read(path)
+        found |= read_tensors(path, scripted=_SCRIPTED)
     return _renamed(found, plan.files[0]) if plan.transformers else found
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """Read tensors by name, and run no code."""
-    try:
-        if path.suffix == ".safetensors":
-            return cast("dict[str, Tensor]", load_file(path))
-        archive = zipfile.is_zipfile(path)
-        if archive:
-            _refuse_archive(path)
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
-    except pickle.UnpicklingError as error:
-        msg = f"{path} holds more than tensors, or is no checkpoint: it is not read, as that could run code from it."
-        raise ModelError(msg, _SAVED) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        told = str(error).strip().partition("\n")[0] or type(error).__name__
-        msg = f"{path} is damaged or no file of weights: {told}."
-        raise ModelError(msg, "Get the file again.") from error
-    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):  # a checkpoint of training
-        found = found["state_dict"]
-    tensors = found if isinstance(found, dict) else {}
-    tensors = {_unwrapped(str(name)): value for name, value in tensors.items() if isinstance(value, Tensor)}
-    if not tensors:
-        msg = f"{path} holds no tensors by name."
-        raise ModelError(msg, "Expected a state_dict, alone or under the key state_dict.")
-    return tensors
-
-
-def _refuse_archive(path: Path) -> None:
-    """Refuse zip archives that are not what torch.save writes."""
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-    if any(name.endswith("/constants.pkl") for name in names):
-        msg = f"{path} is a TorchScript archive, which holds code: it is not loaded."
-        hint = "OpenAI's weights are on the Hub as tensors alone: use the tag, such as open_clip:ViT-B-16/openai."
-        raise ModelError(msg, hint)
-    if not any(name.endswith("data.pkl") for name in names):
-        inside = [name for name in names if name.endswith(_CHECKPOINTS)]
-        msg = f"{path} is an archive{f' that holds {inside[0]}' if inside else ''}, no checkpoint."
-        raise ModelError(msg, "Unpack it, and name the checkpoint that is in it.")
-
-
-def _unwrapped(name: str) -> str:
-    return re.sub(r"^(?:module\.|_orig_mod\.)+", "", name)
 
 
 _RENAMED = tuple(

@@ -1,9 +1,7 @@
 """Frozen vision networks that give a feature per patch: DINO, DINOv2, DINOv3, MAE and the encoder of SAM.
 
-Every one is a network class of timm. Its names of weights are those of the original repositories,
-it takes any input size, attends in fused kernels and knows all five families, so that one table of
-names reads checkpoints of timm, of transformers and of the original authors into one network.
-transformers has the same networks in one class per family, with other arithmetic in some.
+Every one is a network class of timm, which takes any input size, attends in fused kernels and knows all five
+families. transformers has the same networks in one class per family, with other arithmetic in some.
 
 What model libraries do differently from the original is done here as the original does:
 
@@ -11,49 +9,29 @@ What model libraries do differently from the original is done here as the origin
 - layer norms of DINO and MAE (1e-6; transformers' configurations say 1e-12) and SAM (1e-6; timm 1e-5);
 - DINOv3's rotary periods, which the original files carry in bfloat16, are taken from there.
 
-Checkpoints are read without running code from them: safetensors, or pickles of nothing but tensors.
+Checkpoints of any origin are read by :mod:`geovl.segmenters.open_vocabulary.checkpoints`. timm takes seconds to load,
+so it is imported where a network is built.
 """
 
-import json
-import pickle
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
 from functools import partial
 from math import isqrt
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast, get_args, runtime_checkable
+from typing import Any, Protocol, cast, get_args, runtime_checkable
 
-import timm
 import torch
-from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from timm.layers.mlp import Mlp, SwiGLUPacked
-from timm.models.eva import Eva
-from timm.models.vision_transformer import VisionTransformer
-from timm.models.vision_transformer_sam import VisionTransformerSAM
 from torch import Tensor, nn
 from torch.nn import functional
 
 from geovl.errors import ModelError, UsageError
+from geovl.segmenters.open_vocabulary.checkpoints import KNOWN, Checkpoint, Kind, read_checkpoint
 from geovl.segmenters.open_vocabulary.dense import MEAN, STD
+from geovl.segmenters.open_vocabulary.tensors import Triple
 from geovl.segmenters.open_vocabulary.tower import Linear
+from geovl.weights import Progress
 
-Kind = Literal["dino", "dinov2", "dinov2_reg", "dinov3", "mae", "sam"]
-Triple = tuple[float, float, float]
-
-IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
-IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
-_SAT_MEAN: Triple = (0.430, 0.411, 0.296)  # DINOv3 as trained on satellite pictures
-_SAT_STD: Triple = (0.213, 0.156, 0.143)
-
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_INDEX = "model.safetensors.index.json"
 _TABLES = 16  # resampled position tables kept: runs use one or two sizes
-_KNOWN = "Known are DINO, DINOv2, DINOv3 (ViT), MAE and the image encoder of SAM."
 
 
 @runtime_checkable
@@ -102,23 +80,27 @@ def load_vision(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     pack: bool = False,
+    progress: Progress | None = None,
 ) -> VisionBackbone:
     """Load a frozen vision network.
 
     Args:
         source: A folder with ``config.json`` and weights as transformers' ``save_pretrained`` or timm write
             it; a file of weights in the original repository's or timm's names (``.safetensors``, or
-            ``.pt``, ``.pth``, ``.bin`` with nothing but tensors); ``hf-hub:owner/name``, perhaps with
-            ``@revision``; or a name of timm such as ``vit_base_patch8_224.dino``. The latter two are
-            taken from huggingface_hub's cache, or downloaded to it.
+            ``.pt``, ``.pth``, ``.bin`` with nothing but tensors), a URL of one, or
+            ``hf-hub:owner/name/path/to/file``; ``hf-hub:owner/name``, perhaps with ``@revision``; or a name of timm
+            such as ``vit_base_patch8_224.dino``, which leads to a repository. See :mod:`geovl.weights` for what is
+            downloaded and where files can be put by hand.
         kind: The family, where the checkpoint does not tell it. A plain ViT counts as DINO, or as MAE if its
             position table says so.
         heads: Attention heads, where the checkpoint does not tell them; as published, if None.
         device: Where to put it.
         dtype: The type to compute in.
         pack: Reorder linear layers for oneDNN, see :class:`~geovl.segmenters.open_vocabulary.tower.Linear`.
+        progress: Told of downloads.
 
     Raises:
+        NotThereError: A file is missing and cannot be downloaded.
         ModelError: Nothing is there, it cannot be read safely, or it is no such network.
         UsageError: No such kind, or no heads.
     """
@@ -128,10 +110,9 @@ def load_vision(
     if heads is not None and heads < 1:
         msg = f"{heads} attention heads were given; expected at least 1."
         raise UsageError(msg)
-    checkpoint = _read(str(source))
-    checkpoint = replace(checkpoint, tensors=_canonical(checkpoint.tensors), heads=heads or checkpoint.heads)
+    checkpoint = read_checkpoint(str(source), kind, heads, progress)
     with torch.no_grad():
-        return _built(checkpoint, _kind(checkpoint, kind), torch.device(device), dtype, pack)
+        return _built(checkpoint, torch.device(device), dtype, pack)
 
 
 def positions(kind: Kind, table: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -161,8 +142,8 @@ def positions(kind: Kind, table: Tensor, grid: tuple[int, int]) -> Tensor:
 class _Backbone:
     """What all have in common: a network of timm, its grid and its normalisation."""
 
-    def __init__(self, network: nn.Module, checkpoint: "_Checkpoint", kind: Kind, patch: int, channels: int) -> None:
-        self.kind = kind
+    def __init__(self, network: nn.Module, checkpoint: Checkpoint, patch: int, channels: int) -> None:
+        self.kind = checkpoint.kind
         self.patch = patch
         self.multiple = patch
         self.channels = channels
@@ -192,11 +173,9 @@ class _Backbone:
 class _Plain(_Backbone):
     """A ViT with a table of positions: DINO, DINOv2 and MAE. Class token and registers precede the patches."""
 
-    def __init__(
-        self, network: nn.Module, checkpoint: "_Checkpoint", kind: Kind, prefix: Tensor, table: Tensor
-    ) -> None:
+    def __init__(self, network: nn.Module, checkpoint: Checkpoint, prefix: Tensor, table: Tensor) -> None:
         proj = network.patch_embed.proj
-        super().__init__(network, checkpoint, kind, proj.kernel_size[0], proj.out_channels)
+        super().__init__(network, checkpoint, proj.kernel_size[0], proj.out_channels)
         self._prefix = prefix
         self._table = table  # in the CPU's memory: not every device can resample it
         self._tables: dict[tuple[int, int], Tensor] = {}
@@ -227,8 +206,8 @@ class _Rotary(_Backbone):
 class _Sam(_Backbone):
     """SAM's image encoder with its neck: every picture is brought to the one size that it knows, 1024 as published."""
 
-    def __init__(self, network: nn.Module, checkpoint: "_Checkpoint", kind: Kind, side: int) -> None:
-        super().__init__(network, checkpoint, kind, network.patch_embed.proj.kernel_size[0], network.num_features)
+    def __init__(self, network: nn.Module, checkpoint: Checkpoint, side: int) -> None:
+        super().__init__(network, checkpoint, network.patch_embed.proj.kernel_size[0], network.num_features)
         self.multiple = 1
         self._side = side
 
@@ -238,64 +217,22 @@ class _Sam(_Backbone):
         return cast("Tensor", self._network.forward_features(x))
 
 
-@dataclass(frozen=True, slots=True)
-class _Checkpoint:
-    """Weights under canonical names, timm's for a ViT, and what else was told of them."""
-
-    tensors: dict[str, Tensor]
-    origin: str
-    kind: Kind | None = None
-    heads: int | None = None
-    mean: Triple = IMAGENET_MEAN
-    std: Triple = IMAGENET_STD
-
-    @property
-    def width(self) -> int:
-        """Channels of the residual stream."""
-        return self.shape("patch_embed.proj.weight", 4)[0]
-
-    @property
-    def patch(self) -> int:
-        """Side of a patch in pixels."""
-        return self.shape("patch_embed.proj.weight", 4)[-1]
-
-    @property
-    def depth(self) -> int:
-        """Number of blocks."""
-        numbers = [re.match(r"blocks\.(\d+)\.", name) for name in self.tensors]
-        return 1 + max((int(number[1]) for number in numbers if number), default=-1)
-
-    def shape(self, name: str, ndim: int) -> tuple[int, ...]:
-        """Return the shape of a tensor.
-
-        Raises:
-            ModelError: There is no such tensor, or it has another number of axes.
-        """
-        tensor = self.tensors.get(name)
-        if tensor is None or tensor.ndim != ndim:
-            given = "missing" if tensor is None else tuple(tensor.shape)
-            msg = f"{self.origin} is damaged, or of another network: {name} is {given}, expected {ndim} axes."
-            raise ModelError(msg, _KNOWN)
-        return tuple(tensor.shape)
-
-    def ratio(self, name: str) -> float:
-        """Return what, times the width and rounded down, is the hidden width of a layer."""
-        return (self.shape(f"blocks.0.mlp.{name}.weight", 2)[0] + 0.5) / self.width
-
-
-def _built(checkpoint: _Checkpoint, kind: Kind, device: torch.device, dtype: torch.dtype, pack: bool) -> VisionBackbone:
+def _built(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, pack: bool) -> VisionBackbone:
     """Make the network that the weights fit."""
-    if checkpoint.width % _heads(checkpoint):
-        msg = f"{_heads(checkpoint)} heads do not divide the {checkpoint.width} channels of {checkpoint.origin}."
+    if checkpoint.width % checkpoint.heads:
+        msg = f"{checkpoint.heads} heads do not divide the {checkpoint.width} channels of {checkpoint.origin}."
         raise ModelError(msg, "Say how many attention heads the network has: heads=...")
-    if kind == "dinov3":
+    if checkpoint.kind == "dinov3":
         return _rotary(checkpoint, device, dtype, pack)
-    if kind == "sam":
+    if checkpoint.kind == "sam":
         return _sam(checkpoint, device, dtype, pack)
-    return _plain(checkpoint, kind, device, dtype, pack)
+    return _plain(checkpoint, device, dtype, pack)
 
 
-def _plain(checkpoint: _Checkpoint, kind: Kind, device: torch.device, dtype: torch.dtype, pack: bool) -> VisionBackbone:
+def _plain(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, pack: bool) -> VisionBackbone:
+    from timm.layers.mlp import Mlp, SwiGLUPacked  # noqa: PLC0415
+    from timm.models.vision_transformer import VisionTransformer  # noqa: PLC0415
+
     state = dict(checkpoint.tensors)
     prefix, table = _prefix_and_table(state, checkpoint)
     # two hidden layers in one, gate first: DINOv2's largest
@@ -307,7 +244,7 @@ def _plain(checkpoint: _Checkpoint, kind: Kind, device: torch.device, dtype: tor
             patch_size=checkpoint.patch,
             embed_dim=checkpoint.width,
             depth=checkpoint.depth,
-            num_heads=_heads(checkpoint),
+            num_heads=checkpoint.heads,
             mlp_ratio=checkpoint.ratio("fc1"),
             mlp_layer=mlp,
             act_layer=nn.SiLU if gated else nn.GELU,
@@ -321,16 +258,17 @@ def _plain(checkpoint: _Checkpoint, kind: Kind, device: torch.device, dtype: tor
         )
     _fill(network, state, checkpoint.origin)
     network = _frozen(network, device, dtype, pack)
-    return _Plain(network, checkpoint, kind, prefix.to(device, dtype), table)
+    # copied, as _fill does
+    return _Plain(network, checkpoint, prefix.to(device, dtype, copy=True), table)
 
 
-def _prefix_and_table(state: dict[str, Tensor], checkpoint: _Checkpoint) -> tuple[Tensor, Tensor]:
+def _prefix_and_table(state: dict[str, Tensor], checkpoint: Checkpoint) -> tuple[Tensor, Tensor]:
     """Take the class token and registers (1, n, D) and the patches' positions (1, D, g, g) out of a state."""
     for name in {"cls_token", "pos_embed", "reg_token"} & state.keys():
         batch, count, width = checkpoint.shape(name, 3)
         if (batch, width) != (1, checkpoint.width) or (name == "cls_token" and count != 1):
             msg = f"{name} of {checkpoint.origin} is {(batch, count, width)}, expected (1, n, {checkpoint.width})."
-            raise ModelError(msg, _KNOWN)
+            raise ModelError(msg, KNOWN)
     table, first = state.pop("pos_embed").float(), state.pop("cls_token").float()
     registers = state.pop("reg_token", None)
     side = isqrt(table.shape[1])
@@ -339,12 +277,14 @@ def _prefix_and_table(state: dict[str, Tensor], checkpoint: _Checkpoint) -> tupl
         side = isqrt(table.shape[1])
     if side * side != table.shape[1]:
         msg = f"The position table of {checkpoint.origin} has {table.shape[1]} places; expected a square grid."
-        raise ModelError(msg, _KNOWN)
+        raise ModelError(msg, KNOWN)
     prefix = first if registers is None else torch.cat([first, registers.float()], dim=1)
     return prefix, table.transpose(1, 2).unflatten(2, (side, side)).contiguous()
 
 
-def _rotary(checkpoint: _Checkpoint, device: torch.device, dtype: torch.dtype, pack: bool) -> VisionBackbone:
+def _rotary(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, pack: bool) -> VisionBackbone:
+    from timm.models.eva import Eva  # noqa: PLC0415
+
     state = dict(checkpoint.tensors)
     periods = state.pop("rope_embed.periods", None)
     gated = "blocks.0.mlp.fc1_g.weight" in state
@@ -352,7 +292,7 @@ def _rotary(checkpoint: _Checkpoint, device: torch.device, dtype: torch.dtype, p
         patch_size=checkpoint.patch,
         embed_dim=checkpoint.width,
         depth=checkpoint.depth,
-        num_heads=_heads(checkpoint),
+        num_heads=checkpoint.heads,
         mlp_ratio=checkpoint.ratio("fc1_g" if gated else "fc1"),
         swiglu_mlp=gated,
         swiglu_align_to=1 if gated else 0,  # gate and value as two layers, as in the files
@@ -377,7 +317,7 @@ def _rotary(checkpoint: _Checkpoint, device: torch.device, dtype: torch.dtype, p
             msg = f"{checkpoint.origin} has {len(periods)} rotary periods, expected {len(network.rope.periods)}."
             raise ModelError(msg, "Check the number of attention heads: heads=...")
         network.rope.periods.copy_(periods.to(network.rope.periods))
-    return _Rotary(network, checkpoint, "dinov3", checkpoint.patch, checkpoint.width)
+    return _Rotary(network, checkpoint, checkpoint.patch, checkpoint.width)
 
 
 def _eva_names(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -391,7 +331,9 @@ def _eva_names(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
             yield re.sub(r"ls([12])\.gamma$", r"gamma_\1", name), tensor
 
 
-def _sam(checkpoint: _Checkpoint, device: torch.device, dtype: torch.dtype, pack: bool) -> VisionBackbone:
+def _sam(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, pack: bool) -> VisionBackbone:
+    from timm.models.vision_transformer_sam import VisionTransformerSAM  # noqa: PLC0415
+
     state = checkpoint.tensors
     grid = checkpoint.shape("pos_embed", 4)[1]
     # the relative positions of a block tell whether it sees the whole grid or a window
@@ -403,7 +345,7 @@ def _sam(checkpoint: _Checkpoint, device: torch.device, dtype: torch.dtype, pack
             patch_size=checkpoint.patch,
             embed_dim=checkpoint.width,
             depth=checkpoint.depth,
-            num_heads=_heads(checkpoint),
+            num_heads=checkpoint.heads,
             mlp_ratio=checkpoint.ratio("fc1"),
             use_rel_pos=True,
             window_size=min(spans),
@@ -414,21 +356,7 @@ def _sam(checkpoint: _Checkpoint, device: torch.device, dtype: torch.dtype, pack
             global_pool="",
         )
     _fill(network, state, checkpoint.origin)
-    return _Sam(_frozen(network, device, dtype, pack), checkpoint, "sam", grid * checkpoint.patch)
-
-
-def _heads(checkpoint: _Checkpoint) -> int:
-    """Return the attention heads: as told, by the width of a head that the weights show, or as published."""
-    if checkpoint.heads is not None:
-        return checkpoint.heads
-    if "blocks.0.attn.rel_pos_h" in checkpoint.tensors:
-        return max(1, checkpoint.width // checkpoint.shape("blocks.0.attn.rel_pos_h", 2)[1])
-    if "rope_embed.periods" in checkpoint.tensors:
-        return max(1, checkpoint.width // (4 * checkpoint.shape("rope_embed.periods", 1)[0]))
-    if checkpoint.width % 64:
-        msg = f"{checkpoint.origin} does not say how many attention heads its {checkpoint.width} channels have."
-        raise ModelError(msg, "Say so: heads=...")
-    return checkpoint.width // (128 if checkpoint.width == 4096 else 64)  # DINOv3's 7B is the exception
+    return _Sam(_frozen(network, device, dtype, pack), checkpoint, grid * checkpoint.patch)
 
 
 def _fill(network: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
@@ -439,7 +367,7 @@ def _fill(network: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
     if wrong:
         told = f"{wrong[0]} is {given.get(wrong[0], 'missing')}, expected {expected.get(wrong[0], 'none')}"
         msg = f"{origin} does not fit its network in {len(wrong)} of its weights: {told}."
-        raise ModelError(msg, f"Get the file again, or another one. {_KNOWN}")
+        raise ModelError(msg, f"Get the file again, or another one. {KNOWN}")
     # copied, as a file that is mapped into memory must not stay so
     network.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, assign=True)
 
@@ -462,330 +390,3 @@ def _pack(block: Any) -> None:
             if isinstance(layer, nn.Linear) and not hasattr(parent, "q_bias"):
                 delattr(parent, name)
                 setattr(parent, name, Linear.of(layer.weight, layer.bias, pack=True))
-
-
-# ------------------------------------------------------------------------------------------- names of weights
-
-_RENAMES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern), name)
-    for pattern, name in (
-        # the network inside another one
-        (r"^(?:module\.|backbone\.)+", ""),
-        (r"^(?:vit|dinov2|dinov2_with_registers|dinov3_vit|image_encoder|vision_encoder)\.", ""),
-        (r"^embeddings\.", ""),
-        (r"^(?:encoder\.|model\.)?layers?\.(\d+)\.", r"blocks.\1."),
-        # transformers
-        (r"^patch_embed(?:dings)?(?:\.projection)?\.(?=weight|bias)", "patch_embed.proj."),
-        (r"^position_embeddings$", "pos_embed"),
-        (r"^neck\.conv1\.", "neck.0."),
-        (r"^neck\.layer_norm1\.", "neck.1."),
-        (r"^neck\.conv2\.", "neck.2."),
-        (r"^neck\.layer_norm2\.", "neck.3."),
-        (r"\.attention\.attention\.(query|key|value)\.", r".attn.\1."),
-        (r"\.attention\.q_proj\.", ".attn.query."),
-        (r"\.attention\.k_proj\.", ".attn.key."),
-        (r"\.attention\.v_proj\.", ".attn.value."),
-        (r"\.attention\.(?:output\.dense|o_proj)\.", ".attn.proj."),
-        (r"\.(?:layernorm_before|layer_norm1)\.", ".norm1."),
-        (r"\.(?:layernorm_after|layer_norm2)\.", ".norm2."),
-        (r"\.intermediate\.dense\.", ".mlp.fc1."),
-        (r"\.output\.dense\.", ".mlp.fc2."),
-        (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),
-        (r"\.mlp\.gate_proj\.", ".mlp.fc1_g."),
-        (r"\.mlp\.up_proj\.", ".mlp.fc1_x."),
-        (r"\.mlp\.(?:weights_out|down_proj)\.", ".mlp.fc2."),
-        (r"\.mlp\.weights_in\.", ".mlp.fc1."),
-        (r"^layernorm\.", "norm."),
-        # the original repositories
-        (r"^(?:register|storage)_tokens$", "reg_token"),
-        (r"\.mlp\.lin([12])\.", r".mlp.fc\1."),
-        (r"\.mlp\.w12\.", ".mlp.fc1."),
-        (r"\.mlp\.w1\.", ".mlp.fc1_g."),
-        (r"\.mlp\.w2\.", ".mlp.fc1_x."),
-        (r"\.mlp\.w3\.", ".mlp.fc2."),
-        # timm
-        (r"\.gamma_([12])$", r".ls\1.gamma"),
-        (r"\.attn\.q_bias$", ".attn.query.bias"),
-        (r"\.attn\.v_bias$", ".attn.value.bias"),
-    )
-)
-
-_UNUSED = re.compile(
-    r"^(?:mask_token|decoder|pooler|head|fc_norm|classifier|projectors\.|local_cls_norm\.|mask_decoder\.|"
-    r"prompt_encoder\.|shared_image_embedding\.|rope\.)|\.bias_mask$"
-)
-"""What belongs to training, or to other parts of the model."""
-
-
-def _canonical(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Bring the names of any origin to those of timm's ViT."""
-    found = {}
-    for given, tensor in tensors.items():
-        name = given
-        for pattern, replacement in _RENAMES:
-            name = pattern.sub(replacement, name)
-        found[name] = tensor
-    found = {name: tensor for name, tensor in found.items() if not _UNUSED.search(name)}
-    if not any(name.endswith("mlp.fc1_g.weight") for name in found):
-        found = {name.replace("mlp.fc1_x.", "mlp.fc1."): tensor for name, tensor in found.items()}
-    return _fused(found)
-
-
-def _fused(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Join queries, keys and values; networks with rotary positions have no bias of keys, which is a bias of zero."""
-    found = dict(tensors)
-    rotary = "pos_embed" not in tensors
-    for name, tensor in tensors.items():
-        stem, asked, what = name.rpartition(".query.")
-        if not asked:
-            continue
-        names = [f"{stem}.{part}.{what}" for part in ("query", "key", "value")]
-        parts = [tensors.get(part) for part in names]
-        if parts[1] is None and what == "bias" and rotary:
-            parts[1] = torch.zeros_like(tensor)
-        if all(part is not None and part.shape == tensor.shape for part in parts):
-            found[f"{stem}.qkv.{what}"] = torch.cat(cast("list[Tensor]", parts))
-            found = {other: kept for other, kept in found.items() if other not in names}
-    return found
-
-
-def _kind(checkpoint: _Checkpoint, asked: Kind | None) -> Kind:
-    """Tell the family by the weights, and see that it is the one that was asked for or that the files name."""
-    names = checkpoint.tensors
-    essential = ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "blocks.0.norm1.weight")
-    if any(name not in names for name in essential) or names[essential[0]].ndim != 4:
-        msg = f"{checkpoint.origin} is no vision transformer that can be used here: it has {_some(names)}."
-        raise ModelError(msg, _KNOWN)
-    fits = _families(names)
-    kind = asked or checkpoint.kind or next(iter(fits), None)
-    if kind is None or kind not in fits:
-        shown = " or ".join(fits) or "no known family"
-        msg = f"{checkpoint.origin} has the weights of {shown}" + (f", not of {kind}." if kind else ".")
-        raise ModelError(msg, _KNOWN)
-    return kind
-
-
-def _families(names: Mapping[str, Tensor]) -> tuple[Kind, ...]:
-    """Return the families that weights can be of, the likeliest first."""
-    if "neck.0.weight" in names:
-        return ("sam",)
-    if "cls_token" not in names or "norm.weight" not in names:
-        return ()
-    scaled, registers, table = "blocks.0.ls1.gamma" in names, "reg_token" in names, names.get("pos_embed")
-    if table is None:
-        return ("dinov3",) if scaled and registers else ()
-    if scaled:
-        return ("dinov2_reg",) if registers else ("dinov2",)
-    if registers:
-        return ()
-    # MAE's table is computed, not learnt: the class token has no position
-    return ("dino", "mae") if table.flatten()[: names["cls_token"].numel()].any() else ("mae", "dino")
-
-
-def _some(names: Mapping[str, Tensor]) -> str:
-    return ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "") if names else "no weights"
-
-
-# ---------------------------------------------------------------------------------------------- reading files
-
-_MODEL_TYPES: dict[str, Kind] = {
-    "vit": "dino",  # transformers keeps DINO's weights in its plain ViT
-    "vit_mae": "mae",
-    "dinov2": "dinov2",
-    "dinov2_with_registers": "dinov2_reg",
-    "dinov3_vit": "dinov3",
-    "sam": "sam",
-    "sam_vision_model": "sam",
-}
-
-
-def _read(source: str) -> _Checkpoint:
-    """Read weights and what is told of them from wherever they are."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return _read_folder(path, source)
-    if path.is_file():
-        sat = "sat493m" in path.name  # the original files of DINOv3 say nowhere else what they were trained on
-        mean, std = (_SAT_MEAN, _SAT_STD) if sat else (IMAGENET_MEAN, IMAGENET_STD)
-        return _Checkpoint(_read_weights(path), source, mean=mean, std=std)
-    if source.startswith("hf-hub:"):
-        return _read_hub(source.removeprefix("hf-hub:"), source)
-    if "/" not in source and "\\" not in source and timm.is_model(source):
-        return _read_hub(_repository(source), source)
-    msg = f"{source!r} is no folder, no file, no hf-hub:owner/name and no name of timm."
-    raise ModelError(msg, _names_like(source))
-
-
-def _repository(name: str) -> str:
-    """Return where the Hub has the weights of a name of timm."""
-    try:
-        config = timm.get_pretrained_cfg(name)
-    except RuntimeError as error:
-        msg = f"timm knows no weights {name!r}."
-        raise ModelError(msg, _names_like(name)) from error
-    if config is None or not config.hf_hub_id or _timm_kind(config.architecture or "", config.tag or "") is None:
-        msg = f"timm's {name} is none of the networks that can be used here."
-        raise ModelError(msg, _names_like(name))
-    return config.hf_hub_id
-
-
-def _names_like(source: str) -> str:
-    stem = Path(source).name.partition(".")[0]
-    known = [name for name in timm.list_pretrained(f"{stem}*") if _timm_kind(*_split(name)) is not None]
-    return f"Names of timm that can be used: {', '.join(known[:5])}." if known else "Check the path."
-
-
-def _read_folder(folder: Path, origin: str) -> _Checkpoint:
-    """Read what transformers or timm saved."""
-    config = _read_json(folder / "config.json", origin)
-    weights = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
-    if weights is not None:
-        tensors = _read_weights(weights)
-    elif (folder / _INDEX).is_file():
-        parts = sorted(set(_read_json(folder / _INDEX, origin)["weight_map"].values()))
-        tensors = {name: tensor for part in parts for name, tensor in _read_weights(folder / part).items()}
-    else:
-        msg = f"There are no weights in {origin}; expected {' or '.join((*_WEIGHTS, _INDEX))}."
-        raise ModelError(msg, "Put the file beside config.json.")
-    return _described(tensors, config, folder / "preprocessor_config.json", origin)
-
-
-def _described(tensors: dict[str, Tensor], config: dict[str, Any], preprocessor: Path, origin: str) -> _Checkpoint:
-    """Take from a configuration what weights do not tell."""
-    if "architecture" in config:
-        trained = config.get("pretrained_cfg") or {}
-        name = f"{config['architecture']}.{trained.get('tag') or ''}"
-        kind = _timm_kind(*_split(name))
-        if kind is None:
-            msg = f"{origin} is timm's {name.rstrip('.')}, which is none of the networks that can be used here."
-            raise ModelError(msg, _KNOWN)
-        heads = (config.get("model_args") or {}).get("num_heads")
-        return _Checkpoint(tensors, origin, kind, heads, *_normalisation(trained, "mean", "std"))
-    model_type = str(config.get("model_type"))
-    if model_type not in _MODEL_TYPES:
-        msg = f"{origin} is a model of type {model_type!r}; expected one of {', '.join(_MODEL_TYPES)}."
-        raise ModelError(msg, _KNOWN)
-    trained = _read_json(preprocessor, origin) if preprocessor.is_file() else {}
-    told = config.get("vision_config") or config
-    kind, heads = _MODEL_TYPES[model_type], told.get("num_attention_heads")
-    return _Checkpoint(tensors, origin, kind, heads, *_normalisation(trained, "image_mean", "image_std"))
-
-
-def _normalisation(trained: Mapping[str, Any], mean: str, std: str) -> tuple[Triple, Triple]:
-    return _triple(trained.get(mean), IMAGENET_MEAN), _triple(trained.get(std), IMAGENET_STD)
-
-
-def _triple(values: Sequence[float] | None, default: Triple) -> Triple:
-    return default if values is None else (float(values[0]), float(values[1]), float(values[2]))
-
-
-def _split(name: str) -> tuple[str, str]:
-    architecture, _, tag = name.partition(".")
-    return architecture, tag
-
-
-def _timm_kind(architecture: str, tag: str) -> Kind | None:
-    """Return the family of a model of timm; None for those that are not for use here."""
-    by_architecture: tuple[tuple[str, Kind], ...] = (
-        (r"vit_.*_dinov3", "dinov3"),
-        (r"vit_.*_reg4_dinov2", "dinov2_reg"),
-        (r"vit_.*_dinov2", "dinov2"),
-        (r"samvit_.*_patch16", "sam"),
-    )
-    for pattern, kind in by_architecture:
-        if re.match(pattern, architecture):
-            return kind
-    by_tag: dict[str, Kind] = {"dino": "dino", "mae": "mae"}
-    return by_tag.get(tag) if architecture.startswith("vit_") else None
-
-
-def _read_hub(repository: str, origin: str) -> _Checkpoint:
-    """Read a model of the Hub from huggingface_hub's cache, downloading what is not there."""
-    name, _, revision = repository.partition("@")
-    config = _hub_file(name, revision, "config.json", origin)
-    weights = _hub_weights(name, revision, origin)
-    if weights.name == _INDEX:
-        for part in sorted(set(_read_json(weights, origin)["weight_map"].values())):
-            _hub_file(name, revision, part, origin)
-    with suppress(_NotThereError):  # timm's have none
-        _hub_file(name, revision, "preprocessor_config.json", origin)
-    return _read_folder(config.parent, origin)
-
-
-def _hub_weights(name: str, revision: str, origin: str) -> Path:
-    missing = []
-    for wanted in (*_WEIGHTS, _INDEX):
-        try:
-            return _hub_file(name, revision, wanted, origin)
-        except _NotThereError as error:
-            missing.append(error)
-    raise missing[0]
-
-
-class _NotThereError(ModelError):
-    """A file that is not in a repository, or not in the cache while the Hub cannot be reached."""
-
-
-def _hub_file(name: str, revision: str, wanted: str, origin: str) -> Path:
-    try:
-        return Path(hf_hub_download(name, wanted, revision=revision or None))
-    except HFValidationError as error:
-        msg = f"{origin!r} names no repository; expected hf-hub:owner/name."
-        raise ModelError(msg, _KNOWN) from error
-    except LocalEntryNotFoundError as error:
-        place = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "snapshots" / (revision or "main")
-        msg = f"{origin} needs {wanted} of {name}, which is not in the cache, and the Hub cannot be reached."
-        hint = (
-            f"Download config.json and {_WEIGHTS[0]} of {name} on another machine, put both into one folder here and"
-            f" name that folder; or copy its cache {place.parents[1]} as a whole."
-        )
-        raise _NotThereError(msg, hint) from error
-    except EntryNotFoundError as error:
-        msg = f"The repository {name} has no {wanted}."
-        raise _NotThereError(msg, _KNOWN) from error
-    except OSError as error:  # every answer of the Hub but the wanted one, a full disk, no permission
-        msg = f"{wanted} of {name} cannot be had: {str(error).strip().splitlines()[0]}"
-        raise ModelError(msg, "Check the name; accept the terms and log in where the Hub asks for it.") from error
-
-
-def _read_json(path: Path, origin: str) -> dict[str, Any]:
-    if not path.is_file():
-        msg = f"There is no {path.name} in {origin}."
-        raise ModelError(
-            msg, "Name a folder as transformers' save_pretrained writes it, or the file of weights itself."
-        )
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        msg = f"{path} is not JSON: {error}."
-        raise ModelError(msg, "Get the file again.") from error
-    if not isinstance(found, dict):
-        msg = f"{path} holds no object."
-        raise ModelError(msg, "Get the file again.")
-    return found
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Read tensors by name, and run no code."""
-    try:
-        if path.suffix == ".safetensors":
-            return cast("dict[str, Tensor]", load_file(path))
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        msg = f"{path} holds more than tensors, or is no checkpoint: it is not read, as that could run code from it."
-        raise ModelError(msg, "Use the .safetensors file, or save its state_dict alone where you trust it.") from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        msg = f"{path} cannot be read: {str(error).strip().splitlines()[0] if str(error) else type(error).__name__}."
-        raise ModelError(msg, "Get the file again.") from error
-    for nested in ("teacher", "model", "state_dict"):  # DINO's full checkpoints, MAE's and SAM's
-        if isinstance(found, dict) and isinstance(found.get(nested), dict):
-            found = found[nested]
-    tensors = (
-        {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
-        if isinstance(found, dict)
-        else {}
-    )
-    if not tensors:
-        msg = f"{path} holds no weights by name."
-        raise ModelError(msg, "Expected a state_dict.")
-    return tensors
