@@ -40,6 +40,9 @@ def parse(text: str, separator: str = ",") -> tuple[ClassPrompt, ...]:
             if not name:
                 msg = f"Line {number} of the classes has an empty name: {line!r}."
                 raise PromptError(msg, f"Write a class a line, and {separator!r} only between two names.")
+            if "#" in name or ";" in name.replace(separator, ""):
+                msg = f"Line {number} of the classes has the name {name!r}, with a sign that means something else."
+                raise PromptError(msg, "Names are divided by commas; a colour stands last, after a blank: #e41a1c")
             if name.casefold() in seen:
                 msg = f"Line {number} of the classes names {name!r}, which line {seen[name.casefold()]} has already."
                 raise PromptError(msg, "Give each name once.")

@@ -32,6 +32,9 @@ _AHEAD = 2  # chips read ahead of the model
 _MOST_SHRINK = 8  # finer than a centimetre or two, a scene is no longer seen from above
 _MOST_SCALE = 32  # that somebody may ask for
 _WIDEST = 2304  # source pixels; side of a window that is shown to the model coarser
+_BUDGET = 2.4e9  # bytes that the scores of a window may take on their way
+_COPIES = 3  # of them at once
+_LEAST = 64  # pixels of the model; less shows it nothing
 _TRIES = 3  # of a window that cannot be read
 _WAIT = 0.2  # seconds before the second try; longer before each other
 _SLOW = 1.0  # seconds a window; what takes longer is kept window by window
@@ -104,16 +107,18 @@ def scale_of(gsd: float | None, segmenter: Segmenter, wanted: float | None = Non
     return max(shrink, 1) if shrink >= grow else -grow
 
 
-def plan_windows(shape: tuple[int, int], window: int, overlap: int, scale: int) -> WindowGrid:
+def plan_windows(shape: tuple[int, int], window: int, overlap: int, scale: int, channels: int = 1) -> WindowGrid:
     """Plan windows over the pixels that the model sees, and return them in source pixels.
 
-    With a scale above 1 the grid may reach beyond the raster, by less than one pixel of the model.
+    With a scale above 1 the grid may reach beyond the raster, by less than one pixel of the model, and windows are
+    smaller where their scores, which are kept at source resolution, would take too much memory.
     """
     if scale < 1:
         return plan(shape, max(window // -scale, SMALLEST), overlap // -scale)
     shrink = scale
     if shrink > 1:  # the scores of a window are kept at source resolution
-        window = min(window, max(_WIDEST // shrink, 384))
+        affordable = int((_BUDGET / (4 * _COPIES * channels)) ** 0.5) // shrink
+        window = min(window, max(min(max(_WIDEST // shrink, 384), affordable), _LEAST))
         overlap = min(overlap, window // 3)
     rows, cols = (-(-length // shrink) for length in shape)
     return plan((rows, cols), window, overlap).scaled(shrink)
@@ -206,9 +211,14 @@ def magnified(chip: Chip, factor: int) -> Chip:
         return chip
     height, width = (side * factor for side in chip.valid.shape)
     pixels = np.empty((3, height, width), np.uint8)
+    # pixels without data give nothing to those beside them
+    share = None if chip.valid.all() else enlarge(chip.valid[None].astype(np.float32), (height, width), factor)[0]
     for band, out in zip(chip.pixels, pixels, strict=True):
         # from the coarser grid to one of this size, as scores are brought to that of their window
-        fine = enlarge(band[None].astype(np.float32), (height, width), factor)[0]
+        values = band[None].astype(np.float32)
+        fine = enlarge(values if share is None else values * chip.valid, (height, width), factor)[0]
+        if share is not None:
+            fine = np.where(share > 0, fine / np.maximum(share, 1e-6), 0)
         np.copyto(out, np.rint(fine), casting="unsafe")
     valid = chip.valid.repeat(factor, 0).repeat(factor, 1)
     return Chip(pixels, valid, chip.window, None if chip.gsd is None else chip.gsd / factor)

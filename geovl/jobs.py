@@ -154,6 +154,8 @@ def plan_of(
         "model": asdict(record) | {"gsd_range": None if record.gsd_range is None else list(record.gsd_range)},
         "options": asdict(options) | {"bidx": list(options.bidx) if options.bidx else None},
         "scale": scale_of(info.gsd, segmenter, options.gsd),
+        # a model that has windows of its own is slow: the scores of a row of windows are kept as they come
+        "keeps": isinstance(segmenter, HasWindows),
         "begun": datetime.now(UTC).isoformat(timespec="seconds"),
         "notes": [asdict(note) for note in notes],
         "warnings": [*info.warnings, *_warnings(info, segmenter, notes, options)],
@@ -184,7 +186,8 @@ def identity_of(plan_: dict[str, Any], *, shared: bool = True) -> dict[str, Any]
         shared: False makes the identity of a source whose content cannot be known one that no other run has.
     """
     identity = {key: plan_[key] for key in _IDENTITY}
-    identity["options"] = {key: value for key, value in plan_["options"].items() if key != "batch"}
+    # what a resolution came to is in the scale
+    identity["options"] = {key: value for key, value in plan_["options"].items() if key not in {"batch", "gsd"}}
     if plan_["source"].get("kind") == "path" and not shared:
         identity["only"] = plan_["id"]
     return identity
@@ -237,8 +240,8 @@ def _warnings(
     seen = None if info.gsd is None else (info.gsd * scale if scale > 0 else info.gsd / -scale)
     if span is not None and seen is not None and not span[0] * 0.65 <= seen <= span[1]:
         yield (
-            f"The raster has {info.gsd:.3g} m per pixel; {segmenter.record.id} was trained on "
-            f"{span[0]:g} to {span[1]:g} m. Expect poor results."
+            f"{segmenter.record.id} sees {seen:.3g} m per pixel and was trained on {span[0]:g} to {span[1]:g} m. "
+            "Expect poor results."
         )
     if options.min_area and not Ground(info.geobox).measures:
         yield (
@@ -285,7 +288,8 @@ class Job:
             tuple(ClassPrompt(**(entry | {"phrases": tuple(entry["phrases"])})) for entry in plan_["classes"])
         )
         options = self.options
-        grid = plan_windows(info.geobox.shape, *options.windows(WINDOW), plan_["scale"])
+        channels = len(self.vocabulary) + options.unknown
+        grid = plan_windows(info.geobox.shape, *options.windows(WINDOW), plan_["scale"], channels)
         nodata = 255 if len(self.vocabulary) < 255 else 65535
         decision = Decision(len(self.vocabulary), options.threshold, nodata, options.unknown)
         self.task = Task(self.vocabulary, grid, plan_["scale"], decision, options.batch, options.refine)
@@ -387,8 +391,11 @@ class Job:
         height, width = self.info.geobox.shape
         zone = max((stop - first for first, stop in self.task.grid.rows.zones), default=0)
         decision = self.task.decision
-        return round(height * width * BYTES_PIXEL * (1.5 if decision.unknown else 1)) + 2 * 4 * (
-            decision.channels * zone * width
+        kept = 4 * decision.channels * self.task.grid.rows.size * width if self._plan.get("keeps") else 0
+        return (
+            round(height * width * BYTES_PIXEL * (1.5 if decision.unknown else 1))
+            + kept
+            + 2 * 4 * (decision.channels * zone * width)
         )
 
     def check_disk(self, folder: Path) -> None:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import rasterio
 from rasterio.errors import RasterioError
@@ -117,8 +118,19 @@ def load_segmenter(
         if method not in alike:
             msg = f"{record.id} cannot be run by the method {method!r}."
             raise UsageError(msg, f"Its methods: {', '.join(alike)}")
-        record = replace(record, backend=method)
-    return load_record(replace(record, options={**record.options, **(options or {})}), device)
+        if method != record.backend:  # what the record says of its own method is not for this one
+            told = {name: value for name, value in record.options.items() if name in _OF_WEIGHTS}
+            plain = record.id.partition(":")
+            name = f"{method}:{plain[2]}" if plain[1] else f"{record.id} ({method})"
+            record = replace(record, id=name, backend=method, options=told)
+    merged = {**record.options, **(options or {})}
+    if merged.get("vision"):
+        merged["vision"] = everywhere(str(merged["vision"]))
+    return load_record(replace(record, options=merged, digest=""), device)
+
+
+_OF_WEIGHTS = ("architecture", "file", "quick_gelu", "templates")
+"""Options that are of a record's weights, not of the method that reads them."""
 
 
 def model_record(model: str) -> ModelRecord:
@@ -131,9 +143,17 @@ def model_record(model: str) -> ModelRecord:
         ModelError: Unknown.
     """
     backend, colon, source = model.partition(":")
-    if colon and backend in registry.known():
-        return ModelRecord(model, backend, {}, "", None, "unknown", source)
-    return catalog.model(model).record
+    if not colon or backend not in registry.known() or backend == "nano":  # which has its weights with it
+        return catalog.model(model).record
+    if not source.strip():
+        msg = f"{model!r} names no weights."
+        raise UsageError(msg, f"For example {backend}:ViT-B-16-quickgelu/openai, or {backend}:/path/to/weights")
+    parts = urlsplit(source)
+    if parts.scheme in {"http", "https"} and (parts.query or "@" in parts.netloc):
+        msg = "The URL of the weights holds a signature or password, which a run would keep."
+        raise UsageError(msg, f"Download the file, then: --model {backend}:FILE")
+    place = everywhere(source)
+    return ModelRecord(f"{backend}:{place}", backend, {}, "", None, "unknown", place)
 
 
 def load_record(record: ModelRecord, device: str = "auto") -> Segmenter:

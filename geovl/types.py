@@ -230,6 +230,8 @@ class ModelRecord:
     mean: tuple[float, ...] | None = None
     """Of pixels in 0..1, one value a band, where the weights do not tell it."""
     std: tuple[float, ...] | None = None
+    digest: str = ""
+    """sha256 over all weights as they were loaded; none before they are, and for those that ``weights`` names."""
     options: "Mapping[str, str | int | float | bool]" = field(default_factory=dict)
     """What the backend is told beside: decides the result like the weights."""
 

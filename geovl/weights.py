@@ -88,10 +88,18 @@ class Origin:
     known: bool = False
     """Whether there is a record of it, so that ``geovl catalog fetch`` knows it."""
 
+    def __post_init__(self) -> None:
+        for name in (*(name for names in self.needed for name in names), *self.optional):
+            parts = re.split(r"[/\\]", name)
+            if "\0" in name or not name or {"", ".", ".."} & set(parts) or re.match(r"[A-Za-z]:", name):
+                msg = f"{name!r} is no name of a file in {self.place}."
+                raise ModelError(msg, "Give a path below the repository or folder, with / between its parts.")
+
     @property
     def plain(self) -> Path:
         """The folder in which files may be put by hand, and in which downloads from other servers end."""
-        return settings.cache_dir() / "weights" / re.sub(r"[^\w.-]+", "--", self.model)
+        # no name may lead out of the folder
+        return settings.cache_dir() / "weights" / re.sub(r"[^\w.-]+|^\.+", "--", self.model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +151,7 @@ def of_record(record: ModelRecord) -> Origin:
         config = () if record.options.get("architecture") else ((OPEN_CLIP_CONFIG,),)
         files = (*config, OPEN_CLIP_WEIGHTS)
     found = origin(record.source, files, revision=record.revision, digests=record.weights)
-    return replace(found, model=record.id, known=True)
+    return replace(found, model=record.id.partition(" ")[0], known=True)  # without the method
 
 
 def origin(
@@ -174,7 +182,7 @@ def origin(
         found = _table_origin(text, revision)
         return replace(found, sha256={**found.sha256, **digests})
     if re.match(r"https?://", text):
-        name = unquote(Path(urlsplit(text).path).name) or "weights"
+        name = Path(unquote(urlsplit(text).path)).name or "weights"
         model = f"{name.partition('.')[0]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
         return Origin("url", text, model, ((name,),), sha256={name: _sha256_in(text), **digests})
     if re.match(r"[a-z][a-z0-9_+.-]+:", text):  # two letters: not the drive of a path

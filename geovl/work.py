@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from geovl.errors import RunError
 
 PREFIX = ".work-"
-PLANNED = ("opened", "source", "raster", "classes", "model", "options", "scale", "notes", "warnings", "begun")
+PLANNED = ("opened", "source", "raster", "classes", "model", "options", "scale", "keeps", "notes", "warnings", "begun")
 """What every plan holds."""
 _PLAN = "plan.json"
 _SUFFIX = ".part"

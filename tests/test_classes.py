@@ -47,6 +47,10 @@ def test_another_separator_leaves_commas_alone():
         ("a\nb, A", "Line 2"),
         ("a\n , b", "Line 2"),
         ("a,", "empty"),
+        ("road #fff", "sign"),
+        ("a#e41a1c", "sign"),
+        ("a;b", "sign"),
+        ("#a", "sign"),
     ],
 )
 def test_faults_name_their_line(text, words):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from geovl import inference
 from geovl.errors import UsageError
-from geovl.pipeline import SegmentOptions, segment
+from geovl.pipeline import Execution, SegmentOptions, segment
 from geovl.types import Chip, Vocabulary, Window
 from tests.fakes import UTM, BrightnessSegmenter, blobs, write_tif
 
@@ -64,8 +64,9 @@ def test_what_is_made_finer_keeps_means_and_comes_back(height, width, factor, se
     assert chip.pixels.shape == (3, height * factor, width * factor)
     assert chip.gsd == 2.0 / factor
     np.testing.assert_array_equal(chip.valid[::factor, ::factor], valid)
-    assert chip.pixels.min() >= pixels.min()
-    assert chip.pixels.max() <= pixels.max()
+    if valid.any():
+        assert chip.pixels[:, chip.valid].min() >= pixels[:, valid].min()
+        assert chip.pixels[:, chip.valid].max() <= pixels[:, valid].max()
     repeated = pixels.repeat(factor, 1).repeat(factor, 2).astype(np.float32)
     np.testing.assert_allclose(inference.reduced(repeated, factor), pixels, rtol=1e-6)
 
@@ -104,3 +105,55 @@ def test_degrees_count_in_metres(tmp_path, store):
     segment(str(path), TWO, segmenter, store, dataclasses.replace(PLAIN, gsd=1.0))
     assert {round(seen, 2) for seen, _ in segmenter.shown} == {1.0}
     assert UTM.a == 0.5
+
+
+def test_what_has_no_data_gives_nothing_to_what_is_beside_it():
+    pixels = np.full((3, 4, 6), 200, np.uint8)
+    valid = np.ones((4, 6), bool)
+    valid[:, 3:] = False
+    pixels[:, ~valid] = 0
+    chip = inference.magnified(Chip(pixels, valid, Window(0, 0, 4, 6), 1.0), 4)
+    assert (chip.pixels[:, chip.valid] == 200).all()
+
+
+@pytest.mark.parametrize("scale", [2, 8, 16, 32])
+@pytest.mark.parametrize("channels", [1, 10, 150])
+def test_windows_of_a_coarser_view_are_as_large_as_memory_allows(scale, channels):
+    grid = inference.plan_windows((20_000, 20_000), 1152, 128, scale, channels)
+    side = grid.rows.size
+    assert side % scale == 0
+    assert side // scale >= 64
+    assert side == 64 * scale or 4 * 3 * channels * side * side <= 2.5e9
+
+
+def test_runs_are_the_same_where_the_factor_is(tmp_path, store):
+    path = str(write_tif(tmp_path / "tile.tif", blobs(150, 200)))
+    found = {
+        segment(
+            path,
+            TWO,
+            BrightnessSegmenter(),
+            store,
+            dataclasses.replace(PLAIN, gsd=gsd),
+            execution=Execution(resume=True),
+        ).id
+        for gsd in (1.0, 1.05)
+    }
+    assert len(found) == 1
+
+
+def test_the_warning_tells_what_the_model_sees(tmp_path, store):
+    path = str(write_tif(tmp_path / "tile.tif", blobs(150, 200)))
+    run = segment(path, TWO, BrightnessSegmenter(), store, dataclasses.replace(PLAIN, gsd=10.0))
+    assert any("sees 10 m per pixel" in warning for warning in run.manifest["warnings"])
+
+
+def test_refining_is_told_where_a_window_lies(monkeypatch):
+    seen = []
+    monkeypatch.setattr(inference, "sharpened", lambda scores, _pixels, **told: seen.append(told) or scores)
+    valid = np.ones((4, 4), bool)
+    chip = Chip(np.zeros((3, 4, 4), np.uint8), valid, Window(24, 40, 4, 4), 1.0)
+    for scale in (1, 4, -2):
+        inference.refined(np.zeros((1, 4, 4), np.float32), chip, scale)
+    assert [told["origin"] for told in seen] == [(24, 40), (6, 10), (48, 80)]
+    assert all(told["valid"] is valid for told in seen)

@@ -478,3 +478,31 @@ def test_nothing_heavy_is_loaded_for_what_is_here():
     code += "import sys, json\nprint(json.dumps(list(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "open_clip", "huggingface_hub", "transformers"} & set(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "https://host.invalid/..%2F..%2Fescaped%2Frc", "https://host.invalid/a%2F..", "hf-hub:o/n/../../x", "hf-hub:o/n//etc/x",
+        "https://host.invalid/%2e%2e", "https://host.invalid/a%00b",
+    ],
+)  # fmt: skip
+def test_no_name_leads_out_of_the_folder(source, tmp_path):
+    try:
+        what = weights.origin(source)
+    except ModelError:
+        return
+    for name in (name for names in what.needed for name in names):
+        assert (what.plain / name).resolve().is_relative_to((settings.cache_dir() / "weights").resolve()), name
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x", "C:x", "a\\..\\x", ""])
+def test_names_of_files_are_names(name):
+    with pytest.raises(ModelError):
+        weights.origin("hf-hub:owner/name", [(name,)])
+
+
+@pytest.mark.parametrize("model", ["..", ".", "../..", "...", "a/../../b"])
+def test_the_plain_folder_is_below_its_own(model):
+    what = weights.Origin("hub", "owner/name", model, (("w",),))
+    assert what.plain.resolve().parent == (settings.cache_dir() / "weights").resolve()

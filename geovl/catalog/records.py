@@ -282,7 +282,7 @@ class Model(Record):
         told = dict(run.options) | ({"templates": run.templates} if run.templates else {})
         return ModelRecord(
             self.id, run.backend, dict(run.weights), self.version or "", gsd, self.license_weights, run.source,
-            run.revision, run.mean, run.std, told,
+            run.revision, run.mean, run.std, options=told,
         )  # fmt: skip
 
 

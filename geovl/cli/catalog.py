@@ -36,8 +36,8 @@ License = Annotated[
     list[str] | None,
     typer.Option(
         "--license",
-        help="SPDX identifier or family. permissive: code and weights are; copyleft, custom, non-commercial, unknown: "
-        "one of them is.",
+        help="SPDX identifier; commercial or permissive: all of a record is; copyleft, custom, non-commercial, "
+        "unknown: a part of it is.",
         show_default=False,
     ),
 ]

@@ -1,6 +1,6 @@
 """``geovl catalog fetch``: the weights of a model, with licence and size told before a byte is moved."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from geovl.types import ModelRecord
-    from geovl.weights import Origin, Progress
+    from geovl.weights import File, Origin, Progress
 
 
 def fetch(
@@ -33,7 +33,6 @@ def fetch(
     """
     with output.faults("what was downloaded is kept: the same command goes on from there."):
         from geovl import catalog as catalogs
-        from geovl import weights
         from geovl.catalog import licenses
 
         entry = catalogs.model(model)
@@ -41,7 +40,7 @@ def fetch(
         verdict = licenses.verdict(entry.license_weights, found)
         output.note(f"Weights of {entry.name}: {entry.license_weights}. {verdict}", quiet=quiet)
         origins = origins_of(entry.record)
-        missing = {name: size for what in origins for name, size in weights.remaining(what).items()}
+        missing = _missing(origins)
         for name, size in missing.items():
             told = "size unknown" if size is None else f"{size / 1e6:,.0f} MB"
             output.note(f"To download: {name} ({told})", quiet=quiet)
@@ -49,8 +48,7 @@ def fetch(
             if as_json:
                 output.answer_json({"model": entry.id, "missing": missing})
             return
-        with _bars(quiet=quiet) as progress:
-            files = [file for what in origins for file in weights.fetch(what, progress)]
+        files = _all(origins, quiet=quiet)
         if not missing:
             output.note("Everything is here already.", quiet=quiet)
         for file in files:
@@ -62,6 +60,35 @@ def fetch(
             return
         for file in files:
             output.answer(str(file.path))
+
+
+def _missing(origins: "list[Origin]") -> dict[str, int | None]:
+    """Return what is to be downloaded, and how large it is."""
+    from geovl import weights
+
+    missing: dict[str, int | None] = {}
+    for what in origins:
+        with suppress(weights.NotThereError):  # told when it is wanted, with all that is needed
+            missing |= weights.remaining(what)
+    return missing
+
+
+def _all(origins: "list[Origin]", *, quiet: bool) -> "list[File]":
+    """Return all files, downloaded where they are not here; what is lacking is told at once."""
+    from geovl import weights
+
+    files: list[File] = []
+    lacking: list[weights.NotThereError] = []
+    with _bars(quiet=quiet) as progress:
+        for what in origins:
+            try:
+                files += weights.fetch(what, progress)
+            except weights.NotThereError as error:
+                lacking.append(error)
+    if lacking:
+        hints = "\n".join(error.hint for error in lacking if error.hint)
+        raise weights.NotThereError(" ".join(error.message for error in lacking), hints)
+    return files
 
 
 def origins_of(record: "ModelRecord") -> "list[Origin]":

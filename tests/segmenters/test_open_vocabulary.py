@@ -174,22 +174,145 @@ def test_a_raster_is_segmented_whatever_the_batch_and_in_pieces(load, tmp_path, 
     plain = pipeline.segment(path, asked, load(), store, options)
     batched = pipeline.segment(path, asked, load(batch=3), store, dataclasses.replace(options, batch=4))
     np.testing.assert_array_equal(plain.labels(), batched.labels())
-    assert plain.manifest["model"]["options"]["crop"] == 64
+    assert plain.manifest["model"]["options"] == {"crop": 64, "stride": 32}
     assert pipeline.segment(path, asked, load(), store).manifest["parameters"]["window"] == 64 + 34 * 32
 
 
 def test_a_worker_needs_only_the_record(load, weights, tmp_path):
     record = pipeline.model_record(f"clearclip:{weights['clip']}")
-    record = dataclasses.replace(record, options=SMALL)
-    assert isinstance(pipeline.load_record(record), OpenVocabularySegmenter)
-    assert record.source == str(weights["clip"])
+    loaded = pipeline.load_record(dataclasses.replace(record, options=SMALL))
+    assert isinstance(loaded, OpenVocabularySegmenter)
+    again = pipeline.load_record(loaded.record)  # as it comes to a worker
+    assert again.record == loaded.record
+    with pytest.raises(ModelError, match="not those with which"):
+        pipeline.load_record(dataclasses.replace(loaded.record, digest="0" * 64))
+
+
+def test_a_path_means_the_same_in_every_folder(weights, monkeypatch):
+    monkeypatch.chdir(weights["clip"].parent)
+    record = pipeline.model_record("clearclip:clip")
+    assert (record.source, record.id) == (str(weights["clip"]), f"clearclip:{weights['clip']}")
+    loaded = pipeline.load_segmenter("clearclip:clip", "cpu", SMALL | {"vision": "dino"}, "proxyclip")
+    assert loaded.record.options["vision"] == str(weights["dino"])
+
+
+def test_other_weights_are_another_run(tmp_path, store):
+    path = str(write_tif(tmp_path / "tile.tif", blobs(100, 100)))
+    runs = []
+    for seed in (1, 2):
+        tiny.clip_folder(tmp_path / "clip", seed)
+        segmenter = pipeline.load_segmenter(f"clearclip:{tmp_path / 'clip'}", "cpu", SMALL)
+        execution = pipeline.Execution(resume=True)
+        runs.append(pipeline.segment(path, words("pool"), segmenter, store, execution=execution))
+    assert runs[0].id != runs[1].id
+    assert runs[0].manifest["model"]["digest"] != runs[1].manifest["model"]["digest"]
+
+
+def test_the_same_said_otherwise_is_the_same_run(weights, tmp_path, store):
+    path = str(write_tif(tmp_path / "tile.tif", blobs(100, 100)))
+    name = f"clearclip:{weights['clip']}"
+    ways = ({"crop": "64", "stride": "32"}, {"crop": 64, "stride": 32, "batch": 4, "attention": "qq"}, {"crop": 64.0})
+    found = set()
+    for told in ways:
+        execution = pipeline.Execution(resume=True)
+        segmenter = pipeline.load_segmenter(name, "cpu", told)
+        found.add(pipeline.segment(path, words("pool"), segmenter, store, execution=execution).id)
+    assert len(found) == 1
+
+
+def test_a_method_is_its_own_whatever_record_it_is_given(load, weights, monkeypatch):
+    monkeypatch.setattr(pipeline, "model_record", lambda _: load("proxyclip").record)
+    plain = pipeline.load_segmenter("x", "cpu", SMALL, "clearclip")
+    assert plain.record.options == {"crop": 64, "stride": 32}
+    assert plain.record.id == "proxyclip (clearclip)"
+    (one,) = plain.segment([chip()], words("pool"))
+    (other,) = load("clearclip").segment([chip()], words("pool"))
+    np.testing.assert_array_equal(one.values, other.values)
+
+
+@pytest.mark.parametrize(
+    "name", ["clearclip:", "clearclip:https://u:p@host/w.safetensors", "clearclip:https://h/w.pt?sig=1"]
+)
+def test_sources_that_cannot_be_are_refused(name):
+    with pytest.raises(UsageError):
+        pipeline.model_record(name)
+
+
+@pytest.mark.parametrize("name", ["nano:foo", "nowhere:foo"])
+def test_only_weights_of_a_clip_can_be_named(name):
+    with pytest.raises(ModelError):
+        pipeline.model_record(name)
 
 
 # what is asked
 
 
+def test_published_numbers():
+    assert {name: (m.attention, m.residual, m.bias, m.scale, m.crop, m.stride) for name, m in METHODS.items()} == {
+        "clearclip": ("qq", False, 0.0, 50.0, 448, 224),
+        "maskclip": ("identity", False, 0.0, 50.0, 448, 224),
+        "sclip": ("qq+kk", False, 0.0, 50.0, 448, 224),
+        "segearth-ov": ("qq+kk+vv", False, -0.3, 50.0, 224, 112),
+        "proxyclip": ("qq", False, 0.0, 40.0, 336, 112),
+    }
+    assert (METHODS["proxyclip"].beta, METHODS["proxyclip"].gamma) == (1.2, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("backend", "option"),
+    [
+        ("clearclip", {"attention": "kk"}), ("clearclip", {"residual": True}), ("clearclip", {"bias": -0.5}),
+        ("clearclip", {"scale": 20}), ("clearclip", {"stride": 16}), ("clearclip", {"templates": "plain"}),
+        ("clearclip", {"background": "sea"}), ("clearclip", {"background": "none"}), ("proxyclip", {"beta": 0.4}),
+        ("proxyclip", {"gamma": 9.0}),
+    ],
+)  # fmt: skip
+def test_every_option_matters(load, backend, option):
+    asked = words("swimming pool", "roundabout")
+    (usual,) = load(backend).segment([chip()], asked)
+    (other,) = load(backend, **option).segment([chip()], asked)
+    assert np.abs(usual.values - other.values).max() > 1e-4
+
+
+def test_windows_encoded_together_are_encoded_alike(load):
+    (one,) = load().segment([chip()], words("pool"))
+    (many,) = load(batch=5).segment([chip()], words("pool"))
+    np.testing.assert_allclose(one.values, many.values, atol=1e-4)
+
+
+def test_vectors_are_kept_for_these_weights_and_templates_only(load, tmp_path):
+    load().segment([chip()], words("pool"))
+    folders = set((tmp_path / "cache" / "names").iterdir())
+    load(templates="plain").segment([chip()], words("pool"))
+    assert len(set((tmp_path / "cache" / "names").iterdir()) - folders) == 1
+    tiny.clip_folder(tmp_path / "other", seed=5)
+    pipeline.load_segmenter(f"clearclip:{tmp_path / 'other'}", "cpu", SMALL).segment([chip()], words("pool"))
+    assert len(set((tmp_path / "cache" / "names").iterdir()) - folders) == 2
+
+
+def test_too_little_memory_is_an_error_that_windows_are_halved_for(load, monkeypatch):
+    from geovl.errors import OutOfMemoryError
+
+    segmenter = load()
+
+    def full(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(segmenter, "_encode", full)
+    with pytest.raises(OutOfMemoryError):
+        segmenter.segment([chip()], words("pool"))
+
+
 def test_the_background_leaves_out_what_says_the_same():
     told = METHODS["clearclip"].background
+    assert "building" not in background(told, ["residential buildings"])
+    assert "building" not in background(told, ["building footprints"])
+    assert {"building", "pavement", "bare ground"} <= set(background(told, ["greenhouse", "parking lot", "quarry"]))
+    assert background(told, list(BACKGROUND)) == [], "who names all of the ground wants the softmax over it"
+    assert background("forest, sea", ["tree"]) == ["forest", "sea"], "what somebody names stands"
+    assert background("trees, sea", ["Tree"]) == ["sea"]
+    with pytest.raises(PromptError, match="only what was asked for"):
+        background("building", ["buildings"])
     assert background(told, ["swimming pool"]) == list(BACKGROUND)
     assert "building" not in background(told, ["Houses"])
     assert "tree" not in background(told, ["forest"])
@@ -202,7 +325,14 @@ def test_the_background_leaves_out_what_says_the_same():
 
 def test_options_are_read_from_words():
     told = settings_of("clearclip", {"crop": "336", "scale": "40", "residual": "true", "attention": "qq+kk"})
-    assert (told.crop, told.scale, told.residual, told.attention) == (336, 40.0, True, "qq+kk")
+    assert (told.crop, told.stride, told.scale, told.residual, told.attention) == (336, 168, 40.0, True, "qq+kk")
+    assert settings_of("clearclip", {"background": ["sea", "sky"]}).background == "sea, sky"
+    assert settings_of("clearclip", {"quick_gelu": "false"}).quick_gelu is False
+    assert settings_of("clearclip", {"quick_gelu": None}).quick_gelu is None
+    with pytest.raises(UsageError, match="bias"):
+        settings_of("proxyclip", {"bias": -0.3})
+    with pytest.raises(UsageError, match="vision network"):
+        settings_of("proxyclip", {"vision": ""})
 
 
 @pytest.mark.parametrize(
@@ -211,6 +341,10 @@ def test_options_are_read_from_words():
         ({"crops": 336}, "crops"),
         ({"crop": "wide"}, "wide"),
         ({"crop": 0}, "crop"),
+        ({"crop": float("inf")}, "crop"),
+        ({"crop": 63.9}, "crop"),
+        ({"crop": None}, "crop"),
+        ({"vision": "x"}, "vision"),
         ({"residual": "perhaps"}, "perhaps"),
         ({"attention": "kq"}, "qq"),
         ({"templates": "poems"}, "imagenet"),

@@ -129,7 +129,7 @@ def test_a_model_of_low_precision_gives_near_tokens_of_its_type():
         assert functional.cosine_similarity(found.float(), exact, dim=-1).min() > 0.995
 
 
-def test_packing_pays_or_does_not_but_is_measured_once():
+def test_packing_does_not_depend_on_the_moment():
     assert tower.packing_pays() is tower.packing_pays()
     assert tower.can_pack(torch.zeros(2, 2)) == torch.backends.mkldnn.is_available()
     assert not tower.can_pack(torch.zeros(2, 2, dtype=torch.float64))

@@ -118,6 +118,8 @@ def load_record(
     options: Mapping[str, Any] = record.options
     # one that was made of the words of a command line, backend:source, names no more than its source
     pinned = None if ":" in record.id else weights.of_record(record)
+    if pinned is None and options.get("file"):
+        pinned = weights.origin(record.source, [(str(options["file"]),)])
     tagged = record.source.startswith("open_clip:")
     loaded = load_clip(
         record.source if pinned is None or tagged else pinned,

@@ -12,8 +12,12 @@ of the cosines of its best name and of theirs. So 0.5 means the same for any num
 else. Without a background it is the published softmax over all names, which depends on how many there are.
 """
 
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from math import isfinite
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -21,11 +25,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geovl import settings
+from geovl import settings, weights
 from geovl.errors import ModelError, OutOfMemoryError, PromptError, UsageError
 from geovl.segmenters.open_vocabulary import dense, templates
 from geovl.segmenters.open_vocabulary.attention import PAIRS, Variant, dense_tokens
 from geovl.segmenters.open_vocabulary.clip import ClipModel, load_record
+from geovl.segmenters.open_vocabulary.tensors import WEIGHTS
 from geovl.segmenters.open_vocabulary.text import CacheKey, NameCache, embed_names
 from geovl.segmenters.open_vocabulary.tower import Tower, packing_pays
 from geovl.types import Chip, ModelRecord, PromptNote, Scores, Vocabulary
@@ -70,8 +75,8 @@ class Settings:
     """Threshold of ProxyCLIP on similarities, as a share of their mean."""
     gamma: float = 3.0
     """Inverse temperature of ProxyCLIP."""
-    batch: int = 1
-    """Windows encoded at once."""
+    batch: int = 0
+    """Windows encoded at once; 0 is one on a CPU, where more are slower, and eight elsewhere."""
     architecture: str = ""
     """Of open_clip, for weights that do not name theirs."""
     quick_gelu: bool | None = None
@@ -96,14 +101,20 @@ def settings_of(backend: str, options: Mapping[str, Any]) -> Settings:
     Raises:
         UsageError: An option that does not exist, or whose value cannot be.
     """
-    known = {entry.name: entry for entry in fields(Settings)}
+    other = _OF_CLIP if backend == "proxyclip" else _OF_PROXY
+    known = [entry.name for entry in fields(Settings) if entry.name not in other]
     values: dict[str, Any] = {}
     for name, value in options.items():
         if name not in known:
             msg = f"{backend} has no option {name!r}."
             raise UsageError(msg, f"Options: {', '.join(known)}")
         values[name] = _parsed(name, value, getattr(METHODS[backend], name))
+    if "crop" in values and "stride" not in values:  # as densely as published
+        values["stride"] = max(round(values["crop"] * METHODS[backend].stride / METHODS[backend].crop), 1)
     chosen = replace(METHODS[backend], **values)
+    if backend == "proxyclip" and not chosen.vision.strip():
+        msg = "proxyclip needs a vision network, and vision is empty."
+        raise UsageError(msg, "For example --set vision=hf-hub:timm/vit_base_patch16_224.dino")
     words = {"attention": tuple(PAIRS), "templates": templates.SETS, "precision": get_args(Precision)}
     for name, allowed in words.items():
         if getattr(chosen, name) not in allowed:
@@ -115,17 +126,36 @@ def settings_of(backend: str, options: Mapping[str, Any]) -> Settings:
     return chosen
 
 
+_OF_PROXY = frozenset({"vision", "beta", "gamma"})
+_OF_CLIP = frozenset({"attention", "residual", "bias"})
+
+
+def told_of(backend: str, chosen: Settings) -> dict[str, str | int | float | bool]:
+    """Return what of settings decides the result and is not as published: the same however it was said."""
+    published = METHODS[backend]
+    return {
+        entry.name: getattr(chosen, entry.name)
+        for entry in fields(Settings)
+        if entry.name != "batch" and getattr(chosen, entry.name) != getattr(published, entry.name)
+    }
+
+
 def _parsed(name: str, value: Any, default: Any) -> Any:
     """Return an option's value in the type that it has; words come from the command line."""
     try:
         if isinstance(default, bool) or name == "quick_gelu":
-            return {"true": True, "false": False}[str(value).lower()]
+            return None if value is None else {"true": True, "false": False}[str(value).lower()]
         if isinstance(default, int | float):
-            return type(default)(value)
-    except (KeyError, ValueError):
+            number = float(value)
+            if not isfinite(number) or (isinstance(default, int) and number != int(number)):
+                raise ValueError
+            return type(default)(number)
+        if isinstance(value, list | tuple):
+            return ", ".join(map(str, value))
+        return str(value)
+    except (KeyError, ValueError, TypeError):
         msg = f"{name} is {value!r}; expected a value like {default if default is not None else 'true'}."
         raise UsageError(msg) from None
-    return str(value)
 
 
 class OpenVocabularySegmenter:
@@ -143,7 +173,6 @@ class OpenVocabularySegmenter:
     multiple = 1  # windows inside a chip are padded, chips need not be
 
     def __init__(self, record: ModelRecord, device: str = "auto") -> None:
-        self.record = record
         self.settings = settings_of(record.backend, record.options)
         self._device = torch_device(device)
         dtype = _TYPES[self.settings.precision]
@@ -161,8 +190,13 @@ class OpenVocabularySegmenter:
             step = common_multiple(step, self._vision.multiple)
         self._reading = dense.Options(
             self.settings.crop, self.settings.stride, step, self.settings.scale, self.settings.bias,
-            batch=self.settings.batch,
+            batch=self.settings.batch or (1 if self._device.type == "cpu" else 8),
         )  # fmt: skip
+        digest = self._clip.digest + _vision_digest(self.settings.vision)
+        if record.digest not in {"", digest}:
+            msg = f"The weights of {record.id} are not those with which the run was begun."
+            raise ModelError(msg, "Put those back, or start anew with --no-resume.")
+        self.record = replace(record, digest=digest, options=told_of(record.backend, self.settings))
         self._queries: dict[Vocabulary, dense.Queries] = {}
 
     def windows(self, classes: int) -> tuple[int, int]:
@@ -186,8 +220,12 @@ class OpenVocabularySegmenter:
         queries = self._asked(vocabulary)
         try:
             return [Scores(self._scored(chip, queries, len(vocabulary)), "probability") for chip in chips]
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemoryError(str(error).partition(".")[0], "Use a smaller --window, or --device cpu.") from error
+        except RuntimeError as error:  # torch has an error of its own for CUDA only
+            if isinstance(error, torch.OutOfMemoryError) or re.search(r"out of memory|n't allocate", str(error)):
+                raise OutOfMemoryError(
+                    str(error).partition(".")[0], "Use a smaller --window, or --device cpu."
+                ) from error
+            raise
 
     def _scored(self, chip: Chip, queries: dense.Queries, classes: int) -> NDArray[np.float32]:
         """Return float32 (classes, height, width) in 0..1; 0 where the chip has no data."""
@@ -261,41 +299,61 @@ def background(told: str, names: Sequence[str]) -> list[str]:
     Args:
         told: Names with commas, or ``none``.
         names: What was asked for.
+
+    Returns:
+        Names; none where the published softmax over the prompts is wanted, or where the prompts name all of the
+        ground themselves.
+
+    Raises:
+        PromptError: A name is empty, or the names say only what was asked for.
     """
     if told.strip().casefold() == NONE:
         return []
-    words = [" ".join(word.split()) for word in told.split(",")]
+    words = list(dict.fromkeys(" ".join(word.split()) for word in told.split(",")))
     if not all(words):
         msg = f"The background {told!r} has an empty name."
         raise PromptError(msg, "Write names with commas between them, or none.")
-    asked = {_stem(name) for name in names}
-    # a contrast that says the same as a prompt would halve its every score
-    return [word for word in dict.fromkeys(words) if _stem(word) not in asked]
+    own = set(words) != set(BACKGROUND)
+    # a contrast that says the same as a prompt would halve its every score; of names that somebody chose only the very
+    # same are left out
+    asked = {_singular(name) if own else _stem(name) for name in names}
+    kept = [word for word in words if (_singular(word) if own else _stem(word)) not in asked]
+    if own and not kept:
+        msg = f"The background {told!r} names only what was asked for."
+        raise PromptError(msg, "Name something else that the ground is, or none for the softmax over the prompts.")
+    return kept
 
 
 _SAME = {
     kind: name
     for name, kinds in {
-        "bare ground": ("barren", "bareland", "bare soil", "soil", "sand", "quarry"),
+        "bare ground": ("barren", "bareland", "bare land", "bare soil", "bare earth", "soil"),
         "grass": ("lawn", "meadow", "grassland", "pasture"),
-        "pavement": ("asphalt", "runway", "airport runway", "taxiway", "apron", "parking lot"),
+        "pavement": ("asphalt", "paved surface", "runway", "taxiway", "apron"),
         "road": ("street", "highway", "motorway"),
         "tree": ("forest", "woodland", "woods"),
-        "water": ("river", "lake", "sea", "pond", "canal"),
+        "water": ("river", "lake", "sea", "pond", "water body"),
         "cropland": ("farmland", "field", "crop", "agricultural", "agriculture"),
-        "building": ("house", "roof", "rooftop", "warehouse", "greenhouse"),
+        "building": ("house", "roof", "rooftop", "building footprint"),
     }.items()
     for kind in kinds
 }
-"""What says the same as a name of :data:`BACKGROUND`, or is a kind of it."""
+"""What says the same as a name of :data:`BACKGROUND`, or is all of it that is to be seen."""
+
+
+def _singular(name: str) -> str:
+    """Return a name without case and plural."""
+    return " ".join(name.casefold().split()).removesuffix("s")
 
 
 def _stem(name: str) -> str:
-    """Return a name without case and plural, as the background calls it."""
+    """Return a name as the background calls it: by all of its words, or by the last."""
     word = " ".join(name.casefold().split())
-    for candidate in (word, word.removesuffix("s"), word.removesuffix("es")):
-        if candidate in _SAME or candidate in BACKGROUND:
-            return _SAME.get(candidate, candidate)
+    last = word.rpartition(" ")[2]
+    for whole in (word, last):
+        for candidate in (whole, whole.removesuffix("s"), whole.removesuffix("es")):
+            if candidate in _SAME or candidate in BACKGROUND:
+                return _SAME.get(candidate, candidate)
     return word
 
 
@@ -322,6 +380,20 @@ def _cast(model: Any, dtype: torch.dtype) -> Any:
     from copy import deepcopy  # noqa: PLC0415
 
     return deepcopy(model.visual).to(dtype)
+
+
+def _vision_digest(source: str) -> str:
+    """Return a sha256 over the files of a vision network's weights, empty for none."""
+    if not source:
+        return ""
+    path = Path(source).expanduser()
+    if path.exists():
+        kinds = {".safetensors", ".bin", ".pt", ".pth"}
+        files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix in kinds)
+    else:
+        what = weights.origin(source if ":" in source else f"hf-hub:timm/{source}", [WEIGHTS])
+        files = [file.path for file in weights.find(what) or ()]
+    return hashlib.sha256("\n".join(weights.digest(file) for file in files).encode()).hexdigest()
 
 
 def _vision(chosen: Settings, device: torch.device, dtype: torch.dtype, *, pack: bool) -> Any:

@@ -11,7 +11,7 @@ import hashlib
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,10 @@ class _Prefixes:
     """(beginnings,): where in the flattened paths each is found first."""
     ends: Tensor
     """(sentences,): the beginning that is the whole sentence."""
+
+    def to(self, device: torch.device) -> "_Prefixes":
+        """Return the same on a device."""
+        return _Prefixes(*(getattr(self, entry.name).to(device) for entry in fields(self)))
 
 
 class TextTower:
@@ -110,9 +114,10 @@ class TextTower:
             everywhere = torch.arange(tokens.shape[1], device=tokens.device)
             tokens = tokens.where(everywhere < lengths[:, None], -1)[:, : int(lengths.max())]
             # sorted by their words, so that sentences that begin alike come into one batch
-            tokens, which = tokens.unique(dim=0, return_inverse=True)
+            # on the CPU: it is little, and not every device can do it
+            tokens, which = tokens.cpu().unique(dim=0, return_inverse=True)
             batches = tokens.split(max(1, _WORK // (tokens.shape[1] * self._widest)))
-            return torch.cat([self._embedded(batch) for batch in batches])[which]
+            return torch.cat([self._embedded(batch) for batch in batches])[which.to(self.device)]
 
     def _taken(self, text: Any, *, pack: bool) -> tuple[Block, ...]:
         """Return the blocks of a tower that is causal, reads the end of the sentence and has nothing else; or none."""
@@ -133,7 +138,7 @@ class TextTower:
 
     def _embedded(self, tokens: Tensor) -> Tensor:
         """Return (sentences, E) of distinct sentences, filled up with -1."""
-        shared = _prefixes(tokens)
+        shared = _prefixes(tokens).to(self.device)
         stream = self._embedding[shared.tokens].to(self._dtype) + self._positions[shared.places].to(self._dtype)
         for block in self._blocks[:-1]:
             stream = stream + block.merge(_attended(block, stream, shared))
