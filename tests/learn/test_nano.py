@@ -355,7 +355,7 @@ def test_installing_writes_what_was_measured_and_keeps_what_people_wrote():
     ]  # fmt: skip
     assert told["reliability"] == REPORT["reliability"]
     assert told["experimental"] == ["ship", "bridge"]
-    for key in ("known_failures", "sources", "intended_use", "license"):
+    for key in ("known_failures", "sources", "intended_use", "license_code", "license_weights"):
         assert told[key] == before[key]
     again = install.rewrite(written, {"a.onnx": "0" * 64}, 12, 34, install.results(REPORT), ["ship", "bridge"])
     assert again == written
