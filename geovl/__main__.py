@@ -1,6 +1,6 @@
 """``python -m geovl``."""
 
-from geovl.cli.app import app
+from geovl.cli.app import main
 
 if __name__ == "__main__":
-    app(prog_name="geovl")
+    main()

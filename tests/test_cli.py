@@ -56,6 +56,17 @@ def test_segment_then_export_then_look_at_the_run(geovl, tmp_path):
     assert json.loads(geovl("runs", "list", "--json").stdout) == []
 
 
+def test_a_raster_without_georeference_is_said_once_and_in_our_words(tmp_path):
+    write_tif(tmp_path / "plain.tif", blobs(64, 64), None, Affine.identity())
+    done = subprocess.run(
+        [sys.executable, "-m", "geovl", "segment", "plain.tif", "building"],
+        cwd=tmp_path, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stderr.count("No CRS") == 1
+    assert "NotGeoreferencedWarning" not in done.stderr
+    assert "rasterio" not in done.stderr
+
+
 def test_json_is_the_manifest_and_output_is_written(geovl, tmp_path):
     done = geovl("segment", AIRPORT, "building", "water", "--json", "-o", tmp_path / "out.gpkg")
     assert done.exit_code == 0, done.stderr

@@ -1,6 +1,7 @@
 """The ``geovl`` command: puts the commands together and nothing else."""
 
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -42,4 +43,8 @@ app.add_typer(runs.app, name="runs")
 
 def main() -> None:
     """Run the command line."""
-    sys.exit(app())
+    if not sys.warnoptions:
+        # rasterio's words, with a line of its source, for a raster without georeference: geovl says that itself, once.
+        # By message, because rasterio's class of warnings is not to be loaded for --help
+        warnings.filterwarnings("ignore", "Dataset has no geotransform|The given matrix is equal to Affine")
+    sys.exit(app(prog_name="geovl"))
