@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from geovl.catalog import Catalog, licenses, load, model
-from geovl.catalog.records import UNKNOWN, Dataset, Model, Record, Result
+from geovl.catalog.records import UNKNOWN, Dataset, Model, Paper, Record, Result
 from geovl.catalog.related import compare, measured_on, paper_of, related
 from geovl.catalog.search import search
 from geovl.catalog.select import Choice, choose, ordered, span, types
@@ -269,7 +269,14 @@ def test_what_is_one(text):
 
 def test_what_models_were_trained_and_measured_on(catalog):
     assert ids(choose(catalog, Choice(trained_on=("RS5M",)))) >= {"georsclip", "georssd"}
+    assert ids(choose(catalog, Choice(trained_on=("RS5M",)))) == {
+        m.id for m in catalog.models.values() if "rs5m" in m.training_data
+    }
     assert ids(choose(catalog, Choice(evaluated_on=("RSVGD",)))) >= {"geoground", "mgvlf"}
+    name = catalog.find("RSVGD", ("dataset",)).id
+    assert ids(choose(catalog, Choice(evaluated_on=("RSVGD",)))) == {
+        m.id for m in catalog.models.values() if any(name in result.dataset for result in m.results)
+    }
     with pytest.raises(CatalogError):
         choose(catalog, Choice(trained_on=("rs5",)))
 
@@ -364,7 +371,12 @@ def test_all_words_are_wanted_and_it_is_said_when_no_record_has_them(catalog):
     found = search(catalog, "sentinel-2 captions")
     assert found.all_words
     assert all(re.search("caption", json.dumps(hit.record.to_dict()), re.IGNORECASE) for hit in found.hits)
-    assert not search(catalog, "remoteclip floodnet hyperspectral").all_words
+    some = search(catalog, "remoteclip floodnet hyperspectral")
+    assert not some.all_words
+    assert {"remoteclip", "floodnet"} <= {hit.record.id for hit in some.hits}, "those with some of the words"
+    two = search(catalog, "remoteclip floodnet")
+    assert not two.all_words
+    assert {"remoteclip", "floodnet"} <= {hit.record.id for hit in two.hits}
 
 
 @pytest.mark.parametrize("words", ['"', "a OR", "NEAR(", "x*", "-", "col:um", "' ; drop table found", "\u00e9t\u00e9"])
@@ -403,6 +415,27 @@ def test_versions_and_rows_of_a_paper_are_related(catalog):
     assert related(catalog.get("hqdc-1.4m"), catalog)["superseded by"] == ["versad"]
     assert related(catalog.get("georsclip"), catalog)["also listed as"] == ["p-data-rs5m"]
     assert related(catalog.get("h2rsvlm"), catalog)["now"] == ["vhm"]
+
+
+def test_what_a_paper_presents_is_named_from_both(catalog):
+    seen = related(catalog.get("p-remoteclip"), catalog)
+    assert "remoteclip" in seen["presents"]
+    assert "presented with" not in seen
+    assert "presents" not in related(catalog.get("remoteclip"), catalog)
+
+
+def test_of_two_papers_on_a_model_the_one_whose_number_it_gives_is_its_own():
+    def paper(name, number):
+        return Paper(id=name, name=name, kind="method", paper=number, entities=("one",))
+
+    later = paper("p-b", "2402.00002")
+    both = Catalog(
+        models={"one": Model(id="one", name="One", kind="task", paper="2402.00002")},
+        papers={"p-a": paper("p-a", "2401.00001"), "p-b": later},
+    )
+    assert paper_of(both.models["one"], both) is later
+    neither = Catalog(models={"one": Model(id="one", name="One", kind="task")}, papers=both.papers)
+    assert paper_of(neither.models["one"], neither).id == "p-a", "the first, where none is named"
 
 
 def test_the_figures_on_a_data_set_are_all_there(catalog):

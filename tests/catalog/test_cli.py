@@ -121,6 +121,12 @@ def test_show_tells_what_people_ask(geovl):
     assert max(map(len, card.splitlines())) <= 120
 
 
+def test_counts_are_shown_as_read_and_in_the_words_of_their_source(geovl):
+    assert "samples        105,107\n" in geovl("show", "changechat-105k").stdout
+    assert "samples        14320 captions\n" in geovl("show", "capera").stdout
+    assert "more than 122000 question-answer pairs" in geovl("show", "cdvqa").stdout
+
+
 def test_show_of_nano_says_how_to_run_it(geovl):
     card = geovl("show", "nano").stdout
     for words in (
@@ -167,6 +173,8 @@ def test_compare_puts_only_like_by_like(geovl):
     assert "59.37" in done
     assert "67.3" in done
     assert "left out" in done
+    sizes = next(line.split() for line in done.splitlines() if line.startswith("pixels a side"))
+    assert sizes[:5] == ["pixels", "a", "side", "?", "480"], "what is not known is marked"
     told = json.loads(geovl("compare", "lgce", "rmsin", "--json").stdout)
     assert {row["metric"] for row in told["results"]} == {"mIoU", "oIoU"}
     assert [record["id"] for record in told["records"]] == ["lgce", "rmsin"]

@@ -222,6 +222,15 @@ def test_dates_and_numbers_that_are_none_are_faults(folder, value):
     assert (fault.field, fault.line) == ("venue", 1)
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_figure_is_a_number(folder, value):
+    path = folder.model("mine")
+    path.write_text(path.read_text() + f'\n[[results]]\nmetric = "OA"\nvalue = {value}\n')
+    (fault,) = faults(path)
+    assert fault.field == "results.0.value"
+    assert value in fault.message
+
+
 def test_a_mark_of_windows_editors_is_passed_over(folder):
     path = folder.model("mine")
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
