@@ -1,0 +1,1 @@
+"""Segmentation as text: a language model writes the mask row by row."""

@@ -1,0 +1,1 @@
+"""Text4Seg: descriptors, resampling, mask prompts and metrics."""
