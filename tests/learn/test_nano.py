@@ -99,7 +99,7 @@ def test_stickers_bring_their_labels_and_leave_the_rest(monkeypatch):
     codes[60:240, 60:240] = 1
     over = data.Sample("ship", np.where(codes == 1, 250, 0).astype(np.uint8)[..., None].repeat(3, 2), codes,
                        np.stack([concepts.row("water"), concepts.row("ship")]))  # fmt: skip
-    monkeypatch.setattr(augment, "_colour", lambda pixels, rng: pixels)
+    monkeypatch.setattr(augment, "colour", lambda pixels, rng: pixels)
     stickers = augment.Stickers([over], (1,), (1.0, 1.0))
     image, targets = augment.crop(below, (1.0, 1.0), 256, np.random.default_rng(0), stickers)
     ship = targets[INDEX["ship"]] == 1

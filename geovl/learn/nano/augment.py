@@ -26,7 +26,7 @@ def _cut(sample: Sample, side: int, rng: Generator) -> tuple[NDArray[np.uint8], 
     return pixels[row : row + side, col : col + side], codes[row : row + side, col : col + side]
 
 
-def _colour(pixels: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
+def colour(pixels: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
     """Vary contrast, brightness, white balance, saturation, gamma, sharpness, noise and JPEG quality."""
     value = pixels.astype(np.float32)
     if rng.random() < 0.8:
@@ -48,7 +48,7 @@ def _colour(pixels: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
     return found
 
 
-def _view(
+def view(
     sample: Sample, zoom: tuple[float, float], size: int, rng: Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
     """Cut, zoom, turn and flip: pixels uint8 (size, size, 3) and their codes (size, size)."""
@@ -106,18 +106,18 @@ def crop(
         Pixels uint8 (3, size, size), and targets uint8 (concepts, size / 4, size / 4)
         with 1 present, 0 absent, 255 unknown.
     """
-    pixels, codes = _view(sample, zoom, size, rng)
+    pixels, codes = view(sample, zoom, size, rng)
     targets = _targets(sample, codes)
     if stickers is not None:
         over = stickers.samples[int(rng.integers(len(stickers.samples)))]
-        sheet, marks = _view(over, stickers.zoom, size, rng)
+        sheet, marks = view(over, stickers.zoom, size, rng)
         shape = np.isin(marks, stickers.codes)
         soft = cv2.GaussianBlur(shape.astype(np.float32), (0, 0), 0.6)[..., None]
         pixels = (soft * sheet + (1 - soft) * pixels).astype(np.uint8)
         half = STRIDE // 2
         inside = shape[half::STRIDE, half::STRIDE]
         targets[inside] = _targets(over, marks)[inside]
-    coloured = _colour(pixels, rng)
+    coloured = colour(pixels, rng)
     return np.ascontiguousarray(coloured.transpose(2, 0, 1)), np.ascontiguousarray(targets.transpose(2, 0, 1))
 
 

@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from geovl.learn.nano.model import EMBED, TAPS, Block, Fuse, NanoNet, SameConv
+from geovl.learn.nano.model import EMBED, TAPS, WIDTHS, Block, Fuse, NanoNet, SameConv
 
 OPSET = 18
 
@@ -143,7 +143,8 @@ def export(net: NanoNet, scale: float, path: Path) -> None:
     The graph maps ``pixels`` (uint8 (n, 3, h, w), sides multiples of 32), ``text``
     (float32 (classes, 128)) and ``bias`` (float32 (classes,)) to ``scores`` (float32
     (n, classes, h, w) in 0..1); where ``merge`` (bool) holds, to the highest of them
-    (n, 1, h, w). The last layer of the network is multiplied with the text
+    (n, 1, h, w). ``features`` (float32 (n, 64, h / 4, w / 4)) is what the vectors of locations are made of, for
+    nano-text. The last layer of the network is multiplied with the text
     rather than with every location: the same sums, of fewer terms.
 
     Args:
@@ -154,6 +155,7 @@ def export(net: NanoNet, scale: float, path: Path) -> None:
     graph = _Graph()
     graph.weights += [numpy_helper.from_array(np.array(v, np.float32), n) for n, v in (("zero", 0.0), ("six", 6.0))]
     value = _features(graph, net)  # (n, 64, h/4, w/4)
+    graph.add("Identity", [value], "features")
     last = net.embed.conv
     weight = last.weight.detach().cpu().double().numpy()[:, :, 0, 0]  # (128, 64)
     offset = last.bias.detach().cpu().double().numpy()[:, None]  # (128, 1)
@@ -182,7 +184,10 @@ def export(net: NanoNet, scale: float, path: Path) -> None:
             helper.make_tensor_value_info("bias", TensorProto.FLOAT, ["classes"]),
             helper.make_tensor_value_info("merge", TensorProto.BOOL, []),
         ],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", "maps", "h", "w"])],
+        [
+            helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", "maps", "h", "w"]),
+            helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", WIDTHS[0], "rows", "cols"]),
+        ],
         graph.weights,
     )
     model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)

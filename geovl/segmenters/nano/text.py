@@ -38,12 +38,17 @@ class TextTable:
 
     def embed(self, phrase: str) -> NDArray[np.float32] | None:
         """Return the unit vector of a phrase, float32 (128,); None when none of its pieces is known."""
-        rows = [self.pieces[piece] for word in _words(phrase) for piece in self._split(word)]
-        if not rows:
+        vectors = self.vectors(phrase)
+        if not len(vectors):
             return None
-        mean = (self.table[rows].astype(np.float32) * self.scale[rows].astype(np.float32)[:, None]).mean(axis=0)
+        mean = vectors.mean(axis=0)
         length = float(np.linalg.norm(mean))
         return (mean / length).astype(np.float32) if length > 1e-6 else None
+
+    def vectors(self, phrase: str) -> NDArray[np.float32]:
+        """Return the vectors of the pieces of a phrase in order, float32 (pieces, 128); unknown words have none."""
+        rows = [self.pieces[piece] for word in _words(phrase) for piece in self._split(word)]
+        return self.table[rows].astype(np.float32) * self.scale[rows].astype(np.float32)[:, None]
 
     def embed_all(self, phrases: Iterable[str]) -> NDArray[np.float32] | None:
         """Return the unit vector of the mean of several phrases, None when none has a vector."""

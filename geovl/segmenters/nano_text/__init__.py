@@ -1,0 +1,1 @@
+"""nano-text: the bundled model that reads a phrase and writes a mask as text."""
