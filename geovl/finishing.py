@@ -53,7 +53,7 @@ class Finish:
         """
         summary = Summary(self.vocabulary)
         with ExitStack() as stack:
-            rows = _Rows(bands, self._writers(stack, draft), self.geobox.shape)
+            rows = Rows(bands, self._writers(stack, draft), self.geobox.shape)
             phrases = [", ".join(entry.phrases) for entry in self.vocabulary.classes]
             segments = stack.enter_context(
                 SegmentsWriter(
@@ -92,7 +92,7 @@ class Finish:
 
         return write
 
-    def _polygons(self, rows: "_Rows", step: Callable[[int], None]) -> Iterator[Polygons]:
+    def _polygons(self, rows: "Rows", step: Callable[[int], None]) -> Iterator[Polygons]:
         return polygonize(
             rows.labels,
             rows.scores,
@@ -108,7 +108,7 @@ class Finish:
         )
 
 
-class _Rows:
+class Rows:
     """Serves rows of the labels and scores from bands that come in order, and writes each band as it comes.
 
     Args:

@@ -16,13 +16,14 @@ from pyproj import CRS
 import geovl
 from geovl import sources
 from geovl.errors import RasterError, RunError, UsageError
-from geovl.finishing import Finish, Summary
+from geovl.finishing import Finish, Rows, Summary
 from geovl.inference import Task, make_bands, plan_windows, scale_of
 from geovl.polygonize import Ground
 from geovl.raster import Raster, RasterInfo, Stretch
 from geovl.runs import MANIFEST, Run, RunStore, new_id, sha256
 from geovl.segmenters import refine
-from geovl.segmenters.base import HasWindows, Segmenter
+from geovl.segmenters.base import HasWindows, Refers, Segmenter
+from geovl.settling import rejected, settlement
 from geovl.sources import Source
 from geovl.stitch import Band, Decision, settle
 from geovl.types import ClassPrompt, GeoBox, PromptNote, Vocabulary, Window
@@ -144,6 +145,8 @@ def plan_of(
     if options.refine and options.overlap is None:  # else windows would not agree where they meet
         overlap = max(overlap, min(2 * refine.halo(), window // 3))
     options = replace(options, window=window, overlap=overlap)
+    scale = scale_of(info.gsd, segmenter, options.gsd)
+    alone = len(plan_windows(info.geobox.shape, window, overlap, scale)) == 1
     return {
         "id": run_id or new_id(),
         "geovl": geovl.__version__,
@@ -153,7 +156,9 @@ def plan_of(
         "classes": [asdict(entry) | {"phrases": list(entry.phrases)} for entry in vocabulary.classes],
         "model": asdict(record) | {"gsd_range": None if record.gsd_range is None else list(record.gsd_range)},
         "options": asdict(options) | {"bidx": list(options.bidx) if options.bidx else None},
-        "scale": scale_of(info.gsd, segmenter, options.gsd),
+        "scale": scale,
+        # one window shows a model the whole scene: it reads expressions itself
+        "settled": isinstance(segmenter, Refers) and not alone,
         # a model that has windows of its own is slow: the scores of a row of windows are kept as they come
         "keeps": isinstance(segmenter, HasWindows),
         "begun": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -288,11 +293,14 @@ class Job:
             tuple(ClassPrompt(**(entry | {"phrases": tuple(entry["phrases"])})) for entry in plan_["classes"])
         )
         options = self.options
-        channels = len(self.vocabulary) + options.unknown
+        # what is asked of the windows
+        self._settlement = settlement(self.vocabulary) if plan_.get("settled") else None
+        asked = self.vocabulary if self._settlement is None else self._settlement.asked
+        channels = len(asked) + options.unknown
         grid = plan_windows(info.geobox.shape, *options.windows(WINDOW), plan_["scale"], channels)
-        nodata = 255 if len(self.vocabulary) < 255 else 65535
-        decision = Decision(len(self.vocabulary), options.threshold, nodata, options.unknown)
-        self.task = Task(self.vocabulary, grid, plan_["scale"], decision, options.batch, options.refine)
+        nodata = 255 if len(asked) < 255 else 65535
+        decision = Decision(len(asked), options.threshold, nodata, options.unknown)
+        self.task = Task(asked, grid, plan_["scale"], decision, options.batch, options.refine)
         self.rows = len(grid.rows.starts)
         self.work: Work
 
@@ -486,6 +494,15 @@ class Job:
             )
             yield settle(band, zone["below"], self.task.decision) if zone else band
 
+    def _meant(self) -> Iterator[Band]:
+        """Return every band, settled, with only what the expressions of the vocabulary mean."""
+        plan_, shape = self._settlement, self.info.geobox.shape
+        if plan_ is None or not plan_.settles:
+            return self._settled()
+        rows = Rows(self._settled(), lambda _band: None, shape)
+        out = rejected(plan_, rows.labels, rows.scores, self.info.geobox, self.task.decision.nodata)
+        return out.erase(self._settled(), shape)
+
     def finish(self, listener: Listener) -> Run:
         """Read the bands once: write the rasters and the polygons, and leave the run.
 
@@ -510,7 +527,7 @@ class Job:
         )
         listener.stage("polygonize", info.geobox.shape[0], info.geobox.shape[0] * info.geobox.shape[1])
         with self._store.create(work.id) as draft:
-            summary = finish.write(self._settled(), draft, listener.advance)
+            summary = finish.write(self._meant(), draft, listener.advance)
             if not summary.seen:
                 work.remove()
                 msg = f"{info.path!r} has no valid pixel: it is all nodata."
@@ -547,6 +564,7 @@ class Job:
             "classes": summary.classes(plan_["notes"]),
             "polygons": summary.polygons,
             "warnings": plan_["warnings"],
+            "settled": self._settlement is not None and self._settlement.settles,
             "windows": len(self.task.grid),
             "resumed_rows": self.rows - self.made_here,
             "timings": {

@@ -143,7 +143,7 @@ def model_record(model: str) -> ModelRecord:
         ModelError: Unknown.
     """
     backend, colon, source = model.partition(":")
-    if not colon or backend not in registry.known() or backend == "nano":  # which has its weights with it
+    if not colon or backend not in registry.known() or backend in {"nano", "nano-text"}:  # which have their weights with them
         return catalog.model(model).record
     if not source.strip():
         msg = f"{model!r} names no weights."
@@ -160,6 +160,8 @@ def load_record(record: ModelRecord, device: str = "auto") -> Segmenter:
     """Return the segmenter of a record; errors as for :func:`load_segmenter`."""
     if record.source == "bundled":
         weights.verify(record, weights.folder(record))
+        if record.backend == "nano-text":  # which sees through nano's encoder
+            weights.verify(base := catalog.model("nano").record, weights.folder(base))
     return registry.load(record, device)
 
 

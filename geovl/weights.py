@@ -115,7 +115,7 @@ class File:
 
 def folder(record: ModelRecord) -> Path:
     """Return the folder of a bundled model's weights."""
-    return _PACKAGE / "segmenters" / record.backend
+    return _PACKAGE / "segmenters" / record.backend.replace("-", "_")
 
 
 def verify(record: ModelRecord, where: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import geovl
-from geovl.cli import catalog, export, runs, segment
+from geovl.cli import catalog, descriptor, export, runs, segment
 
 app = typer.Typer(
     name="geovl",
@@ -39,6 +39,7 @@ app.command("segment")(segment.segment)
 app.command("export")(export.export)
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(runs.app, name="runs")
+app.add_typer(descriptor.app, name="descriptor")
 
 
 def main() -> None:

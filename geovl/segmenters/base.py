@@ -72,3 +72,15 @@ class KnowsUnknown(Protocol):
             One float32 (height, width) per chip, 0 (nothing known) to 1.
         """
         ...
+
+
+@runtime_checkable
+class Refers(Protocol):
+    """What a segmenter adds that reads referring expressions ("the largest building"), not only names of things.
+
+    It sees one window at a time. Where a raster has several, it is asked for the things (*building*), and which of them
+    an expression means is settled over all of them; see :mod:`geovl.segmenters.text_as_mask.expressions`.
+    """
+
+    refers: bool
+    """True."""

@@ -16,6 +16,7 @@ _OPEN_VOCABULARY = "geovl.segmenters.open_vocabulary.segmenter:OpenVocabularySeg
 
 BUILTIN: dict[str, str] = {
     "nano": "geovl.segmenters.nano.segmenter:NanoSegmenter",
+    "nano-text": "geovl.segmenters.nano_text.segmenter:NanoTextSegmenter",
     "clearclip": _OPEN_VOCABULARY,
     "proxyclip": _OPEN_VOCABULARY,
     "segearth-ov": _OPEN_VOCABULARY,

@@ -23,6 +23,7 @@ from geovl.learn.nano.data import Sample, Source
 from geovl.learn.nano_text import truth
 from geovl.learn.nano_text.truth import Truth
 from geovl.segmenters.nano.text import WIDTH
+from geovl.segmenters.nano_text.segmenter import cells
 from geovl.segmenters.text_as_mask.expressions import Expression
 from geovl.segmenters.text_as_mask.grid import to_grid
 
@@ -54,13 +55,6 @@ class Encoder:
         }  # fmt: skip
         (features,) = self._session.run(["features"], feed)
         return np.asarray(features, np.float32)
-
-
-def cells(features: NDArray[np.float32], count: int = CELLS) -> NDArray[np.float32]:
-    """Gather features (n, 64, h, w) by cells: mean and maximum, float32 (n, 128, count, count)."""
-    n, channels, height, width = features.shape
-    blocks = features.reshape(n, channels, count, height // count, count, width // count)
-    return np.concatenate([blocks.mean((3, 5)), blocks.max((3, 5))], axis=1)
 
 
 def _side(sample: Sample, zoom: tuple[float, float], rng: np.random.Generator) -> tuple[int, tuple[float, float]]:
@@ -115,7 +109,7 @@ def build(sources: Sequence[Source], count: int, seed: int, out: Path, *, plain:
     for index in range(count):
         source = sources[int(rng.choice(len(sources), p=share / share.sum()))]
         pixels, targets = crop(source, rng, plain=plain)
-        features[index] = cells(encode(np.ascontiguousarray(pixels.transpose(2, 0, 1))[None]))[0]
+        features[index] = cells(encode(np.ascontiguousarray(pixels.transpose(2, 0, 1))[None]), CELLS)[0]
         for one in kept(list(truth.truths(targets)), rng):
             grids.append(np.packbits(to_grid(one.mask, (CELLS, CELLS))))
             coarse.append(np.packbits(to_grid(one.mask, (COARSE, COARSE))))

@@ -1,8 +1,9 @@
 """The network of nano-text: what a phrase means for every cell, and a decoder that writes it down run by run.
 
-:class:`Fusion` lets the cells of nano's features and the word pieces of a phrase look at each other. :class:`Writer` is a
-causal language model over a vocabulary of runs: it reads what it wrote last, looks at the row it is in, and gives the
-odds of the next label or count. The tokens are those of R-RLE text (see :mod:`geovl.segmenters.text_as_mask.grammar`).
+:class:`Fusion` lets the cells of nano's features and the word pieces of a phrase look at each other. :class:`Writer`
+is a causal language model over a vocabulary of runs: it reads what it wrote last, looks at the row it is in, and gives
+the odds of the next label or count. The tokens are those of R-RLE text
+(see :mod:`geovl.segmenters.text_as_mask.grammar`).
 """
 
 from dataclasses import dataclass

@@ -23,9 +23,10 @@ from torch.nn import functional
 import geovl.segmenters.nano
 from geovl.learn.nano import vocabulary
 from geovl.learn.nano_text.data import CELLS, COARSE, Cache
-from geovl.learn.nano_text.model import LONGEST, TEXT, NanoText
+from geovl.learn.nano_text.model import NanoText
 from geovl.learn.nano_text.wording import say
 from geovl.segmenters.nano.text import TextTable
+from geovl.segmenters.nano_text.segmenter import padded_words
 from geovl.segmenters.nano_text.tokens import BEGIN, COUNT, OTHERS, ROW, TARGET, TOKENS, write
 
 log = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ class Drawer:
         """Put truths and their wordings together."""
         written = [write(self.cache.grid(i, side)) for i in index]
         keep = [k for k, one in enumerate(written) if len(one.tokens) <= _LONGEST_ANSWER] or [0]
-        index, said, written = ([some[k] for k in keep] for some in (index, said, written))
+        index, said, written = [index[k] for k in keep], [said[k] for k in keep], [written[k] for k in keep]
         features = np.stack([self.cache.features[self.cache.crop[i]] for i in index]).astype(np.float32)
         if side == COARSE:
             n, channels = features.shape[:2]
@@ -129,18 +130,6 @@ class Drawer:
         grid = torch.from_numpy(np.stack([self.cache.grid(i, side) for i in index]).astype(np.float32))
         arrays = [pad(name) for name in ("tokens", "row", "col", "decided")]
         return Batch(torch.from_numpy(features), torch.from_numpy(words), torch.from_numpy(there), grid, *arrays)
-
-
-def padded_words(vectors: list[NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Stack the pieces of phrases: float32 (n, t, 128) and bool (n, t), cut at :data:`LONGEST` pieces."""
-    longest = min(max([len(v) for v in vectors] + [1]), LONGEST)
-    words = np.zeros((len(vectors), longest, TEXT), np.float32)
-    there = np.zeros((len(vectors), longest), np.bool_)
-    for row, some in enumerate(vectors):
-        cut = some[:longest]
-        words[row, : len(cut)] = cut
-        there[row, : max(len(cut), 1)] = True
-    return words, there
 
 
 def allowed(tokens: Tensor, col: Tensor, width: int) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geovl.learn.nano.concepts import CONCEPTS, UNKNOWN
-from geovl.segmenters.text_as_mask.expressions import NEAR, Expression, Objects, chosen
+from geovl.segmenters.text_as_mask.expressions import NEAR, Expression, Objects, Pick, chosen
 
 KINDS = ("class", "size", "place", "relation", "absent")
 """What an expression tells things apart by; ``absent``: there is nothing that it means."""
@@ -26,11 +26,9 @@ _CLEAR = 1.3
 _MARGIN = 0.05
 """How far from a line, as a share of the side, a thing must lie to be on one side of it."""
 _FAR = 2 * NEAR
-_SIZES = ("largest", "smallest")
-_ENDS = ("leftmost", "rightmost", "topmost", "bottommost")
-_PLACES = (("left",), ("right",), ("top",), ("bottom",), ("middle",)) + tuple(
-    product(("top", "bottom"), ("left", "right"))
-)
+_SIZES: tuple[Pick, ...] = ("largest", "smallest")
+_ENDS: tuple[Pick, ...] = ("leftmost", "rightmost", "topmost", "bottommost")
+_PLACES = (("left",), ("right",), ("top",), ("bottom",), ("middle",), *product(("top", "bottom"), ("left", "right")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +134,12 @@ def _sizes(shown: Layer) -> Iterator[Truth]:
 def _places(shown: Layer) -> Iterator[Truth]:
     objects = shown.objects
     if len(objects.area) > 1:
-        ends = {"leftmost": objects.x, "rightmost": -objects.x, "topmost": objects.y, "bottommost": -objects.y}
+        ends: dict[Pick, NDArray[np.float64]] = {
+            "leftmost": objects.x,
+            "rightmost": -objects.x,
+            "topmost": objects.y,
+            "bottommost": -objects.y,
+        }
         for pick in _ENDS:
             first, second = np.sort(ends[pick])[:2]
             if second - first >= _MARGIN:

@@ -13,7 +13,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from geovl.errors import ModelError, PromptError, UsageError
-from geovl.segmenters.nano.text import TextTable
+from geovl.segmenters.nano.text import WIDTH, TextTable
 from geovl.types import Chip, ClassPrompt, ModelRecord, PromptNote, Scores, Vocabulary
 
 KNOWN = 0.60
@@ -72,7 +72,7 @@ class NanoSegmenter:
             msg = f"{record.id} has no options, and {', '.join(record.options)} was given."
             raise UsageError(msg, "Leave --set, --background and --precision out, or choose another model.")
         self.record = record
-        providers = _providers(device)
+        providers = providers_of(device)
         options = ort.SessionOptions()
         options.intra_op_num_threads = (
             threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
@@ -82,8 +82,9 @@ class NanoSegmenter:
         options.enable_mem_pattern = False
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leave the cores to the other stages
         self._session = ort.InferenceSession(_FOLDER / "nano.onnx", options, providers=providers)
-        self._text = TextTable.load(_FOLDER)
-        self._concepts, self._phrases = _load_concepts(self._text)
+        self.text = TextTable.load(_FOLDER)
+        """Phrases to vectors."""
+        self._concepts, self._phrases = _load_concepts(self.text)
         self._meaning = lru_cache(4096)(self._find_meaning)
 
     def understand(self, vocabulary: Vocabulary) -> tuple[PromptNote, ...]:
@@ -115,6 +116,15 @@ class NanoSegmenter:
         bias = np.array([concept.bias for concept in self._concepts], np.float32)
         return [values[0] for values in self._run(chips, text, bias, merge=True)]
 
+    def features(self, chips: Sequence[Chip]) -> NDArray[np.float32]:
+        """Return what the vectors of locations are made of: float32 (n, 64, h / 4, w / 4)."""
+        feed = {
+            "pixels": np.stack([chip.pixels for chip in chips]), "merge": np.array(False),
+            "text": np.zeros((1, WIDTH), np.float32), "bias": np.zeros(1, np.float32),
+        }  # fmt: skip
+        (features,) = self._session.run(["features"], feed)
+        return np.asarray(features, np.float32)
+
     def _run(
         self, chips: Sequence[Chip], text: NDArray[np.float32], bias: NDArray[np.float32], *, merge: bool
     ) -> NDArray[np.float32]:
@@ -139,7 +149,7 @@ class NanoSegmenter:
                 if concept := self._phrases.get(form):
                     vector = concept.vector * np.float32(concept.slope)
                     return Meaning(vector, concept.bias, 1.0, (concept.name,), _taught(concept))
-        mean = self._text.embed_all(entry.phrases)
+        mean = self.text.embed_all(entry.phrases)
         if mean is None:
             msg = f"Prompt {entry.name!r} holds no word that {self.record.id} knows."
             raise PromptError(msg, f"It was taught: {', '.join(c.name for c in self._concepts)}.")
@@ -161,8 +171,12 @@ class NanoSegmenter:
         return Meaning(mean * np.float32(slope), bias, best, nearest, status)
 
 
-def _providers(device: str) -> list[str]:
-    """Return the execution providers of a device."""
+def providers_of(device: str) -> list[str]:
+    """Return the execution providers of ONNX Runtime for a device.
+
+    Raises:
+        ModelError: It cannot use the device.
+    """
     cuda, cpu = "CUDAExecutionProvider", "CPUExecutionProvider"
     there = ort.get_available_providers()
     if device == "cpu" or (device == "auto" and cuda not in there):

@@ -60,8 +60,9 @@ _BEYOND = re.compile(
     r"other|another|which|that|who|with)\b"
 )
 SUPPORTED = (
-    "the largest or smallest THING, the leftmost, rightmost, topmost or bottommost (or northernmost ...) THING, THING at"
-    " the top, bottom, left, right, in the middle, in the upper left corner, THING next to OTHER, THING closest to OTHER"
+    "the largest or smallest THING, the leftmost, rightmost, topmost or bottommost (or northernmost ...) THING, THING"
+    " at the top, bottom, left, right, in the middle, in the upper left corner, THING next to OTHER, THING closest to"
+    " OTHER"
 )
 """What :func:`parse` reads, for messages."""
 
@@ -95,7 +96,8 @@ def parse(prompt: str) -> Expression:
     place: tuple[str, ...] = ()
     if found := _PLACE.search(rest):
         place, rest = _place(found["where"]), rest[: found.start()]
-    other, pick = None, None
+    other: str | None = None
+    pick: Pick | None = None
     if found := _NEAREST.search(rest):
         other, pick, rest = found["other"], "nearest", rest[: found.start()]
     elif found := _NEAR.search(rest):
