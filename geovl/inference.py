@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol, TypeVar
 
@@ -264,6 +264,16 @@ class _Scored:
     item: _Item
     scores: Floats
     """float32 (channels, height, width), 0..1."""
+    marks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What a model said of a chip."""
+
+    scores: Floats
+    """float32 (channels, h, w), 0..1, in the pixels of the model."""
+    marks: tuple[str, ...]
 
 
 class _Batcher:
@@ -274,13 +284,13 @@ class _Batcher:
         self._task = task
         self._most = task.batch
 
-    def __call__(self, chips: Sequence[Chip]) -> list[Floats]:
-        """Score chips: float32 (channels, h, w) each, in the pixels of the model.
+    def __call__(self, chips: Sequence[Chip]) -> list[_Told]:
+        """Score chips.
 
         Raises:
             ModelError: One chip alone is too much.
         """
-        found: list[Floats] = []
+        found: list[_Told] = []
         while len(found) < len(chips):
             part = chips[len(found) : len(found) + self._most]
             try:
@@ -294,14 +304,15 @@ class _Batcher:
                 log.warning("Out of memory with %d windows at once; going on with %d.", len(part), self._most)
         return found
 
-    def _score(self, chips: Sequence[Chip]) -> list[Floats]:
-        scores = [_probabilities(found) for found in self._segmenter.segment(chips, self._task.vocabulary)]
+    def _score(self, chips: Sequence[Chip]) -> list[_Told]:
+        said = self._segmenter.segment(chips, self._task.vocabulary)
+        scores = [_probabilities(found) for found in said]
         if self._task.refine:
             scores = [refined(one, chip, self._task.scale) for one, chip in zip(scores, chips, strict=True)]
         if self._task.decision.unknown and isinstance(self._segmenter, KnowsUnknown):
             known = self._segmenter.familiarity(chips)
             scores = [np.concatenate([one, 1 - other[None]]) for one, other in zip(scores, known, strict=True)]
-        return [reduced(one, self._task.grow) for one in scores]
+        return [_Told(reduced(one, self._task.grow), found.marks) for one, found in zip(scores, said, strict=True)]
 
 
 def _probabilities(scores: Scores) -> Floats:
@@ -317,24 +328,37 @@ def _scored(items: Generator[_Item], segmenter: Segmenter, task: Task, shelf: Sh
             kept = {item.name: scores for item in useful if (scores := _kept(shelf, item)) is not None}
             missing = [item for item in useful if item.name not in kept]
             started = time.perf_counter()
-            for item, scores in zip(missing, run([item.chip for item in missing]), strict=True):
-                kept[item.name] = scores
+            for item, told in zip(missing, run([item.chip for item in missing]), strict=True):
+                kept[item.name] = told
             if shelf is not None and missing and (time.perf_counter() - started) / len(missing) >= _SLOW:
                 for item in missing:
-                    shelf.save(item.name, {"scores": kept[item.name]})
+                    told = kept[item.name]
+                    shelf.save(item.name, {"scores": told.scores, "marks": packed(told.marks)})
             for item in batch:
-                found = kept.get(item.name)
-                if found is None:
-                    found = np.zeros((task.decision.channels, *item.size), np.float32)
-                    found[task.decision.classes :] = 1
+                mine = kept.get(item.name)
+                if mine is None:
+                    nothing = np.zeros((task.decision.channels, *item.size), np.float32)
+                    nothing[task.decision.classes :] = 1
+                    yield _Scored(item, nothing)
                 else:
-                    found = enlarge(found, item.size, task.shrink)
-                yield _Scored(item, found)
+                    yield _Scored(item, enlarge(mine.scores, item.size, task.shrink), mine.marks)
 
 
-def _kept(shelf: Shelf | None, item: _Item) -> Floats | None:
+def _kept(shelf: Shelf | None, item: _Item) -> _Told | None:
     arrays = None if shelf is None else shelf.load(item.name)
-    return None if arrays is None else arrays["scores"].astype(np.float32, copy=False)
+    if arrays is None:
+        return None
+    return _Told(arrays["scores"].astype(np.float32, copy=False), unpacked(arrays["marks"]))
+
+
+def packed(marks: Sequence[str]) -> NDArray[np.generic]:
+    """Return words as an array of bytes, which a shelf can keep."""
+    return np.frombuffer("\n".join(marks).encode(), np.uint8)
+
+
+def unpacked(kept: NDArray[np.generic]) -> tuple[str, ...]:
+    """Return the words of :func:`packed`."""
+    return tuple(kept.tobytes().decode().split("\n")) if kept.size else ()
 
 
 def make_bands(
@@ -366,15 +390,18 @@ def make_bands(
     scored = ahead(_scored(items, segmenter, task, shelf), 1)
     with closing(scored):  # ends the threads
         stitcher: Stitcher | None = None
+        marks: list[str] = []
         for found in scored:
             item = found.item
             if stitcher is None:
                 stitcher = Stitcher(task.grid, item.row, task.decision)
             band = stitcher.add(item.col, found.scores, item.valid)
+            marks += found.marks
             done(1)
             if band is not None:
                 stitcher = None
-                yield band
+                yield replace(band, marks=tuple(marks))
+                marks = []
                 if shelf is not None:
                     for col in range(len(task.grid.cols.starts)):
                         shelf.drop(f"window-{item.row:05d}-{col:05d}")

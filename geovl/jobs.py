@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +18,7 @@ import geovl
 from geovl import sources
 from geovl.errors import RasterError, RunError, UsageError
 from geovl.finishing import Finish, Rows, Summary
-from geovl.inference import Task, make_bands, plan_windows, scale_of
+from geovl.inference import Task, make_bands, packed, plan_windows, scale_of, unpacked
 from geovl.polygonize import Ground
 from geovl.raster import Raster, RasterInfo, Stretch
 from geovl.runs import MANIFEST, Run, RunStore, new_id, sha256
@@ -302,6 +303,8 @@ class Job:
         decision = Decision(len(asked), options.threshold, nodata, options.unknown)
         self.task = Task(asked, grid, plan_["scale"], decision, options.batch, options.refine)
         self.rows = len(grid.rows.starts)
+        self._marks: Counter[str] = Counter()
+        """How often each mark stands on a window; known once all bands were read."""
         self.work: Work
 
     @classmethod
@@ -467,6 +470,8 @@ class Job:
             arrays["unknown"] = settled.unknown
         if settled.above is not None:
             arrays["above"] = settled.above
+        if settled.marks:
+            arrays["marks"] = packed(settled.marks)
         self.work.save(_name(row), arrays)
         if row and settled.above is None:
             self.work.drop(_zone_name(row - 1))
@@ -478,6 +483,7 @@ class Job:
             PartError: One is damaged; it was removed, and is made when the run is resumed.
         """
         grid = self.task.grid
+        self._marks.clear()
         for row in range(self.rows):
             arrays = self.work.load(_name(row))
             zone: dict[str, Any] | None = {}
@@ -487,6 +493,8 @@ class Job:
                 self.work.drop(_name(row))
                 msg = f"Part {row + 1} of {self.rows} of run {self.work.id} was damaged on disk."
                 raise PartError(msg, "Give the same command again: it makes that part anew and goes on.")
+            if "marks" in arrays:
+                self._marks.update(unpacked(arrays["marks"]))
             top, bottom = grid.rows.zone_before(row)[0], grid.rows.zone_after(row)[0]
             window = Window(top, 0, bottom - top, arrays["labels"].shape[1])
             band = Band(
@@ -566,6 +574,7 @@ class Job:
             "warnings": plan_["warnings"],
             "settled": self._settlement is not None and self._settlement.settles,
             "windows": len(self.task.grid),
+            "marks": dict(sorted(self._marks.items())),
             "resumed_rows": self.rows - self.made_here,
             "timings": {
                 "begun": plan_["begun"],

@@ -44,6 +44,8 @@ class Band:
     asked for, how unknown a pixel is."""
     below: NDArray[np.float32] | None
     """(channels, zone, width): the same for the band below; None in the last band."""
+    marks: tuple[str, ...] = ()
+    """Those of the scores of its windows; see :class:`geovl.types.Scores`."""
 
 
 def _ramp(length: int) -> NDArray[np.float32]:

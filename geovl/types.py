@@ -183,6 +183,8 @@ class Scores:
     """float32 (classes, height, width), in the order of the vocabulary."""
     kind: ScoreKind
     """``probability`` and ``vote`` lie in 0..1; ``logit`` is unbounded, 0 means even odds."""
+    marks: tuple[str, ...] = ()
+    """What was wrong with the answers about this chip, a word or two each ("repaired"); a run counts them."""
 
     def probabilities(self) -> "NDArray[np.float32]":
         """Return the scores as float32 (classes, height, width) in 0..1."""

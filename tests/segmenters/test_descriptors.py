@@ -148,6 +148,22 @@ def test_a_cell_is_measured_on_the_ground():
     assert cell_size((512, 256), (16, 32), 0.5) == (16.0, 4.0)
 
 
+@given(grid=grids, before=st.sampled_from(["", "Sure:\r\n", "\uff0a "]), crlf=st.booleans())
+def test_each_cell_knows_the_words_that_said_it(grid, before, crlf):
+    text = f"{before}<seg>{encode(grid, LABELS)}</seg>"
+    text = text.replace("\n", "\r\n") if crlf else text
+    found = decode(text, grid.shape, LABELS, referring=False)
+    for label, item in zip(found.grid.ravel(), found.items.ravel(), strict=True):
+        assert text[slice(*found.spans[item])].startswith(f"{LABELS[label]} *")
+    assert len(found.spans) == len(np.unique(found.items)), "every run is of some cell"
+
+
+def test_what_was_filled_was_said_by_nothing():
+    found = decode("<seg>ship *2\n others *1", (3, 4), LABELS, referring=False)
+    assert found.items.tolist() == [[0, 0, -1, -1], [1, -1, -1, -1], [-1] * 4]
+    assert decode("no", (2, 2), LABELS, referring=True).items.tolist() == [[-1, -1]] * 2
+
+
 # the automaton
 
 

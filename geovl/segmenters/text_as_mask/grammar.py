@@ -7,7 +7,7 @@ really answer, row by row, and says what it had to repair; :func:`decode_strict`
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Literal, get_args
 
@@ -148,14 +148,37 @@ class Decoded:
     """Labels outside the vocabulary, as they were written, in order of appearance."""
     filled: int = 0
     """Cells that the answer did not give."""
+    items: Ids = field(default_factory=lambda: np.empty((0, 0), np.int64))
+    """int64 (h, w): which item of the answer each cell is from, -1 for those that were filled."""
+    spans: tuple[tuple[int, int], ...] = ()
+    """First and stop of each item in the text, in characters, without blanks around it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A piece of the text, without blanks around it."""
+
+    text: str
+    start: int
+    """In the text."""
+
+    def split(self, mark: str) -> "Iterator[_Part]":
+        """Yield what stands between the matches of an expression and is not blank."""
+        at = 0
+        for found in [*re.finditer(mark, self.text), None]:
+            stop = len(self.text) if found is None else found.start()
+            piece = self.text[at:stop]
+            if piece.strip():
+                yield _Part(piece.strip(), self.start + at + len(piece) - len(piece.lstrip()))
+            at = stop if found is None else found.end()
 
 
 @dataclass(slots=True)
 class _Row:
     """One line of an answer, read."""
 
-    cells: list[str] = field(default_factory=list)
-    """A label for each cell, as written."""
+    cells: list[int] = field(default_factory=list)
+    """For each cell the item that says it."""
     runs: bool = False
     """Whether anything in it counts: a run, or a label that is known."""
 
@@ -168,6 +191,9 @@ class _Reader:
         self.dialect = dialect
         self.exact = True
         self.unknown: dict[str, None] = {}
+        self.labels: list[str] = []
+        """Of each item that says cells, as written."""
+        self.spans: list[tuple[int, int]] = []
         self._ids = {" ".join(label.casefold().split()): index for index, label in reversed([*enumerate(vocabulary)])}
         self._exact = {label: index for index, label in reversed([*enumerate(vocabulary)])}
         for name in (BACKGROUND, dialect.background):
@@ -181,46 +207,51 @@ class _Reader:
         found = self._exact.get(label)
         return self._ids.get(" ".join(label.casefold().split())) if found is None else found
 
-    def lines(self, payload: str) -> list[str]:
+    def lines(self, payload: _Part) -> list[_Part]:
         """Cut a payload into lines that may be rows."""
-        lines = [line.strip() for line in re.split(self._row_mark(), payload)]
-        kept = [line for line in lines if line]
-        rows = [line for line in kept if self._item_mark() in line or "*" in line or self.resolve(line) is not None]
+        kept = list(payload.split(self._row_mark()))
+        rows = [part for part in kept if self._may_be_row(part.text)]
         self.exact = self.exact and len(rows) == len(kept)
         return rows
 
-    def rows(self, lines: Sequence[str], *, closed: bool) -> list[_Row]:
+    def _may_be_row(self, line: str) -> bool:
+        return self._item_mark() in line or "*" in line or self.resolve(line) is not None
+
+    def rows(self, lines: Sequence[_Part], *, closed: bool) -> list[_Row]:
         """Read each line; the last item of an answer that was cut off may be half a label."""
         found = []
         for number, line in enumerate(lines):
-            items = [item.strip() for item in line.split(self._item_mark()) if item.strip()]
+            items = list(line.split(re.escape(self._item_mark())))
             cut = len(items) - 1 if number == len(lines) - 1 and not closed else -1
             found.append(self._row(items, cut))
         return found
 
-    def _row(self, items: Sequence[str], cut: int) -> _Row:
+    def _row(self, items: Sequence[_Part], cut: int) -> _Row:
         row = _Row()
         for index, item in enumerate(items):
-            label, star, count = item.rpartition("*")
+            label, star, count = item.text.rpartition("*")
             if star and re.fullmatch(r"[0-9]{1,6}", count.strip()):
-                self._run(row, label.strip() or self.dialect.background, int(count))
-                continue
-            if self.resolve(item) is None:
-                self.unknown.setdefault(item)
+                self._run(row, label.strip() or self.dialect.background, int(count), item)
+            elif self.resolve(item.text) is None:
+                self.unknown.setdefault(item.text)
             elif index == cut:
                 self.exact = False
             else:
-                row.cells.append(item)
-                row.runs = True
+                self._say(row, item.text, 1, item)
         return row
 
-    def _run(self, row: _Row, label: str, count: int) -> None:
+    def _run(self, row: _Row, label: str, count: int, item: _Part) -> None:
         most = self.shape[0] * self.shape[1]
         self.exact = self.exact and count <= most
         if self.resolve(label) is None:
             self.unknown.setdefault(label)
-        row.cells += [label] * min(count, most)
+        self._say(row, label, min(count, most), item)
+
+    def _say(self, row: _Row, label: str, count: int, item: _Part) -> None:
+        row.cells += [len(self.labels)] * count
         row.runs = True
+        self.labels.append(label)
+        self.spans.append((item.start, item.start + len(item.text)))
 
     def _row_mark(self) -> str:
         return re.escape(self.dialect.row.strip() or "\n") + r"|\n"
@@ -246,20 +277,26 @@ def decode(
     """
     payload, closed = _payload(text)
     if payload is None:
-        return Decoded(np.zeros(shape, np.int64), "missing", exact=False)
+        return _nothing(shape, "missing")
     reader = _Reader(shape, vocabulary, dialect)
     reader.exact = closed
-    plain = payload.replace(OPEN, "").replace("\r\n", "\n").replace("\r", "\n").translate(_WIDE)
+    # as many characters as before, so that places in the text stay what they are
+    plain = payload.text.replace(OPEN, " " * len(OPEN)).replace("\r\n", " \n").replace("\r", "\n").translate(_WIDE)
     if not plain.strip():
-        return Decoded(np.zeros(shape, np.int64), "empty", exact=False)
-    lines = reader.lines(plain)
-    rows = reader.rows(lines, closed=closed)
+        return _nothing(shape, "empty")
+    rows = reader.rows(reader.lines(_Part(plain, payload.start)), closed=closed)
     if not any(row.runs for row in rows):
-        return Decoded(np.zeros(shape, np.int64), "unparsable", exact=False, unknown=tuple(reader.unknown))
-    labels, filled = _aligned([row.cells for row in rows], shape, dialect)
-    exact = reader.exact and not filled and not reader.unknown and labels.fits
-    ids = np.array([[_id(reader, label, referring=referring) for label in row] for row in labels.rows], np.int64)
-    return Decoded(ids, "ok", exact=exact, unknown=tuple(reader.unknown), filled=filled)
+        return replace(_nothing(shape, "unparsable"), unknown=tuple(reader.unknown))
+    aligned = _aligned([row.cells for row in rows], shape)
+    exact = reader.exact and not aligned.filled and not reader.unknown and aligned.fits
+    ids = np.array([_id(reader, label, referring=referring) for label in reader.labels] + [0], np.int64)
+    grid = ids[aligned.labels]  # the last of them, 0, is for rows that say nothing
+    return Decoded(grid, "ok", exact, tuple(reader.unknown), aligned.filled, aligned.items, tuple(reader.spans))
+
+
+def _nothing(shape: tuple[int, int], status: Status) -> Decoded:
+    """Return an answer that could not be read: all background."""
+    return Decoded(np.zeros(shape, np.int64), status, exact=False, items=np.full(shape, -1, np.int64))
 
 
 def _id(reader: _Reader, label: str, *, referring: bool) -> int:
@@ -267,35 +304,46 @@ def _id(reader: _Reader, label: str, *, referring: bool) -> int:
     return int(found != 0) if referring else found or 0
 
 
-def _payload(text: str) -> tuple[str | None, bool]:
+def _payload(text: str) -> tuple[_Part | None, bool]:
     """Return what stands between the tags, None without the first, and whether the second is there."""
-    _, opened, rest = text.partition(OPEN)
+    before, opened, rest = text.partition(OPEN)
     payload, closed, _ = rest.partition(CLOSE)
-    return (payload if opened else None), bool(closed)
+    return (_Part(payload, len(before) + len(OPEN)) if opened else None), bool(closed)
 
 
 @dataclass(frozen=True, slots=True)
-class _Labels:
-    rows: list[list[str]]
+class _Aligned:
+    """The cells of an answer, brought to the shape of the grid."""
+
+    labels: Ids
+    """int64 (h, w): the item whose label each cell has, -1 for none."""
+    items: Ids
+    """int64 (h, w): the item that says it, -1 for cells that were filled."""
+    filled: int
     fits: bool
     """Whether nothing had to be cut."""
 
 
-def _aligned(rows: list[list[str]], shape: tuple[int, int], dialect: Dialect) -> tuple[_Labels, int]:
-    """Bring rows to (h, w) labels, and count the cells that were not given."""
+def _aligned(rows: list[list[int]], shape: tuple[int, int]) -> _Aligned:
+    """Bring rows of items to (h, w)."""
     height, width = shape
     if len(rows) == 1 and height > 1 and len(rows[0]) > width:  # the flat form
-        cells, wanted = rows[0], height * width
-        missing = max(wanted - len(cells), 0)
-        cells = (cells + cells[-1:] * missing)[:wanted]
-        flat = [cells[start : start + width] for start in range(0, wanted, width)]
-        return _Labels(flat, len(rows[0]) <= wanted), missing
-    filled, made = 0, []
-    for cells in [*rows[:height], *([[]] * (height - len(rows)))]:
-        missing = max(width - len(cells), 0)
-        filled += missing
-        made.append((cells + (cells[-1:] or [dialect.background]) * missing)[:width])
-    return _Labels(made, len(rows) <= height and all(len(cells) <= width for cells in rows)), filled
+        wanted = height * width
+        labels, items = _lengthened(rows[0], wanted)
+        found = (np.array(some, np.int64).reshape(shape) for some in (labels, items))
+        return _Aligned(*found, max(wanted - len(rows[0]), 0), len(rows[0]) <= wanted)
+    every = [*rows[:height], *([[]] * (height - len(rows)))]
+    pairs = [_lengthened(cells, width) for cells in every]
+    filled = sum(max(width - len(cells), 0) for cells in every)
+    fits = len(rows) <= height and all(len(cells) <= width for cells in rows)
+    labels, items = (np.array([pair[part] for pair in pairs], np.int64) for part in (0, 1))
+    return _Aligned(labels, items, filled, fits)
+
+
+def _lengthened(cells: list[int], wanted: int) -> tuple[list[int], list[int]]:
+    """Cut cells, or fill them with the last of them: the items whose labels they have, and those that say them."""
+    missing = max(wanted - len(cells), 0)
+    return (cells + (cells[-1:] or [-1]) * missing)[:wanted], (cells + [-1] * missing)[:wanted]
 
 
 @dataclass(frozen=True, slots=True)

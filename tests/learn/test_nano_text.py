@@ -1,0 +1,282 @@
+"""Training of nano-text: true expressions, their words, the network, its graphs, and a run from pictures to files."""
+
+import json
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+cv2 = pytest.importorskip("cv2", reason="training needs the extra [train]")
+torch = pytest.importorskip("torch", reason="training needs the extra [train]")
+pytest.importorskip("onnx", reason="training needs the extra [train]")
+pytest.importorskip("onnxscript", reason="training needs the extra [train]")
+
+from geovl.learn.nano import data as pictures  # noqa: E402
+from geovl.learn.nano import rendered, vocabulary  # noqa: E402
+from geovl.learn.nano.concepts import CONCEPTS, INDEX, UNKNOWN  # noqa: E402
+from geovl.learn.nano_text import data, evaluate, export, install, train, truth  # noqa: E402
+from geovl.learn.nano_text.model import NanoText  # noqa: E402
+from geovl.learn.nano_text.wording import say  # noqa: E402
+from geovl.segmenters.nano_text import tokens  # noqa: E402
+from geovl.segmenters.nano_text.writer import Networks  # noqa: E402
+from geovl.segmenters.text_as_mask.expressions import NEAR, Expression, parse  # noqa: E402
+
+# ------------------------------------------------------------------------------ expressions
+
+
+def targets(**boxes):
+    """uint8 (100, 100, concepts): boxes (row, col, height, width) of concepts, everything else absent."""
+    told = np.zeros((100, 100, len(CONCEPTS)), np.uint8)
+    for name, some in boxes.items():
+        for row, col, height, width in some:
+            told[row : row + height, col : col + width, INDEX[name]] = 1
+    return told
+
+
+def found(told):
+    return {(one.kind, one.expression): one.mask for one in truth.truths(told)}
+
+
+def boxed(row, col, height, width):
+    mask = np.zeros((100, 100), bool)
+    mask[row : row + height, col : col + width] = True
+    return mask
+
+
+def test_expressions_mean_what_they_say():
+    told = targets(building=[(10, 10, 20, 20), (60, 70, 10, 10)], water=[(10, 34, 20, 10)])
+    known = found(told)
+    large, small = boxed(10, 10, 20, 20), boxed(60, 70, 10, 10)
+    for (kind, expression), expected in {
+        ("class", Expression("building")): large | small,
+        ("size", Expression("building", "largest")): large,
+        ("size", Expression("building", "smallest")): small,
+        ("place", Expression("building", "rightmost")): small,
+        ("place", Expression("building", None, ("left",))): large,
+        ("place", Expression("building", None, ("bottom", "right"))): small,
+        ("absent", Expression("building", None, ("bottom", "left"))): boxed(0, 0, 0, 0),
+        ("relation", Expression("building", None, (), "water")): large,
+        ("relation", Expression("building", "nearest", (), "water")): large,
+        ("absent", Expression("ship")): boxed(0, 0, 0, 0),
+        ("absent", Expression("building", None, (), "ship")): boxed(0, 0, 0, 0),
+    }.items():
+        assert np.array_equal(known[kind, expression], expected), expression
+
+
+def test_nothing_is_said_where_the_truth_is_not_plain():
+    told = targets(building=[(10, 10, 20, 20), (60, 45, 20, 19)], water=[(10, 38, 20, 10)])
+    known = {expression for _, expression in found(told)}
+    assert Expression("building", "largest") not in known, "nearly equal"
+    assert Expression("building", None, ("left",)) not in known, "one straddles the middle"
+    assert 0.08 > NEAR
+    assert Expression("building", None, (), "water") not in known, "neither near nor far"
+    told[..., INDEX["ship"]] = UNKNOWN
+    told[:30, :, INDEX["car"]] = UNKNOWN
+    assert not {one.expression.head for one in truth.truths(told)} & {"ship", "car"}, "not told enough"
+
+
+expressions = st.builds(
+    Expression,
+    st.sampled_from(CONCEPTS),
+    st.sampled_from([None, "largest", "smallest", "leftmost", "rightmost", "topmost", "bottommost"]),
+    st.sampled_from([(), *truth._PLACES]),
+    st.none() | st.sampled_from(CONCEPTS),
+)
+
+
+@given(expression=expressions, seed=st.integers(0, 2**31))
+def test_what_is_said_is_read_back(expression, seed):
+    assert parse(say(expression, {}, np.random.default_rng(seed))) == expression
+    nearest = replace(expression, pick="nearest", other=expression.other or "water")
+    assert parse(say(nearest, {}, np.random.default_rng(seed))) == nearest
+
+
+def test_synonyms_are_said_and_can_all_be_read():
+    phrases = vocabulary.phrases(train.FOLDER / "lexicon.json")
+    rng, heads = np.random.default_rng(0), set()
+    for concept in CONCEPTS:
+        for _ in range(30):
+            heads.add(parse(say(Expression(concept, "largest"), phrases, rng)).head)
+    assert {"houses", "landing strip", "building"} <= heads
+
+
+# ------------------------------------------------------------------------------- the network
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    source = pictures.Source("rendered", 1.0, (0.6, 1.5), rendered.scenes(6, 3))
+    data.build([source], 8, 0, folder)
+    return folder
+
+
+def lively(seed=0):
+    """A network whose odds differ from answer to answer."""
+    net = train.initial(train.Recipe(seed=seed))
+    torch.manual_seed(seed)
+    for value in net.parameters():
+        if value.requires_grad:
+            value.data += torch.randn_like(value) * 0.05
+    return net
+
+
+def test_a_cache_holds_crops_and_true_grids(cache):
+    kept = data.Cache(cache)
+    assert kept.features.shape == (8, 128, 32, 32)
+    assert kept.crop.max() == 7
+    kinds = {told["kind"] for told in kept.told}
+    assert {"class", "place", "absent"} <= kinds
+    for index, told in enumerate(kept.told):
+        grid = kept.grid(index)
+        assert grid.shape == (32, 32)
+        assert told["kind"] != "absent" or not grid.any()
+        assert parse(say(kept.expression(index), {}, np.random.default_rng(0))) == kept.expression(index)
+
+
+def test_steps_are_drawn_by_their_number(cache):
+    drawer = train.Drawer(data.Cache(cache), train.Recipe(batch=3))
+    first, again, other = drawer.draw(5), drawer.draw(5), drawer.draw(6)
+    assert torch.equal(first.features, again.features)
+    assert torch.equal(first.tokens, again.tokens)
+    assert first.tokens.shape != other.tokens.shape or not torch.equal(first.tokens, other.tokens)
+
+
+@pytest.mark.parametrize("side", [32, 16])
+def test_the_exported_graphs_write_what_the_network_would(cache, tmp_path, side):
+    """The oracle is one pass over the whole answer: each choice must be the one its odds make."""
+    net = lively()
+    export.export(net, tmp_path)
+    drawer = train.Drawer(data.Cache(cache), train.Recipe())
+    batch = drawer.batch([0, 5, 9], ["the largest building", "water", "all trees near the road on the left"], side)
+    networks = Networks(["CPUExecutionProvider"], 1, tmp_path)
+    cells = networks.fuse(batch.features.numpy(), batch.words.numpy(), batch.there.numpy())
+    together = networks.write(cells)
+    alone = [networks.write(cells[i : i + 1])[0] for i in range(3)]
+    assert [a.tokens for a in together] == [a.tokens for a in alone], "whatever is written beside"
+    with torch.no_grad():
+        fused = net.fusion(batch.features, batch.words, batch.there)
+    for index, answer in enumerate(together):
+        written = tokens.write(answer.grid)
+        assert tuple(written.tokens[1:].tolist()) == answer.tokens
+        assert answer.steps == written.decided.sum(), "a run of the network for each choice, none for what is forced"
+        rows = [torch.from_numpy(np.asarray(part))[None] for part in (written.tokens, written.row, written.col)]
+        with torch.no_grad():
+            odds = net.writer(*rows, fused[index : index + 1])[0]
+        for place in np.flatnonzero(written.decided):
+            follows = int(written.tokens[place + 1])
+            if written.tokens[place] in {tokens.OTHERS, tokens.TARGET}:
+                left = side - int(written.col[place])
+                lasting = odds[place, tokens.COUNT + 1 : tokens.COUNT + 1 + left].softmax(0).flip(0).cumsum(0).flip(0)
+                near = (lasting - 0.5).abs().min() < 1e-4
+                assert near or max(int((lasting >= 0.5).sum()), 1) == follows - tokens.COUNT
+            else:
+                apart = float(odds[place, tokens.TARGET] - odds[place, tokens.OTHERS])
+                assert abs(apart) < 1e-4 or (apart > 0) == (follows == tokens.TARGET)
+
+
+def test_padding_of_phrases_changes_nothing(cache):
+    net, kept = lively().eval(), train.Drawer(data.Cache(cache), train.Recipe())
+    short = kept.batch([0], ["ship"], 32)
+    both = kept.batch([0, 0], ["ship", "the largest swimming pool next to the building"], 32)
+    with torch.no_grad():
+        alone = net.fusion(short.features, short.words, short.there)
+        padded = net.fusion(both.features, both.words, both.there)[:1]
+    torch.testing.assert_close(alone, padded, atol=1e-5, rtol=1e-4)
+
+
+def test_no_choice_looks_at_what_comes_after_it(cache):
+    net, drawer = lively().eval(), train.Drawer(data.Cache(cache), train.Recipe(batch=2))
+    batch = drawer.draw(1)
+    with torch.no_grad():
+        fused = net.fusion(batch.features, batch.words, batch.there)
+        whole = net.writer(batch.tokens, batch.row, batch.col, fused)
+        part = net.writer(batch.tokens[:, :20], batch.row[:, :20], batch.col[:, :20], fused)
+    torch.testing.assert_close(whole[:, :20], part, atol=1e-5, rtol=1e-4)
+
+
+@given(grid=st.integers(0, 2**31).map(lambda seed: np.random.default_rng(seed).integers(0, 2, (5, 7))))
+def test_tokens_tell_what_is_free_to_choose(grid):
+    written = tokens.write(grid)
+    batch = [torch.from_numpy(np.asarray(part))[None] for part in (written.tokens, written.col)]
+    may = train.allowed(*batch, 7)[0]
+    for place, token in enumerate(written.tokens[1:]):
+        if written.decided[place]:
+            assert may[place, token]
+            assert may[place].sum() > 1 or written.col[place] == 6
+    runs = [(label, count) for row in tokens.runs(written.tokens.tolist()) for label, count in row]
+    assert np.concatenate([[label] * count for label, count in runs]).tolist() == grid.ravel().tolist()
+
+
+def test_training_learns_and_goes_on_from_its_checkpoint(cache, tmp_path):
+    recipe = train.Recipe(steps=30, batch=4, warm=3, coarse=1.0)
+    net = train.train(cache, tmp_path / "out", recipe, 1)
+    kept = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)
+    assert kept["step"] == 30
+    batch = train.Drawer(data.Cache(cache), recipe).draw(1000)
+    before = sum(float(x.detach()) for x in train.losses(train.initial(recipe), batch, recipe))
+    after = sum(float(x.detach()) for x in train.losses(net, batch, recipe))
+    assert after < 0.8 * before
+    train.train(cache, tmp_path / "out", replace(recipe, steps=31), 1)
+    assert torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)["step"] == 31
+    halves = tmp_path / "halves"
+    train.train(cache, halves, replace(recipe, steps=4), 1)
+    first = torch.load(halves / "checkpoint.pt", weights_only=True)["net"]
+    train.train(cache, tmp_path / "again", replace(recipe, steps=4), 1)
+    second = torch.load(tmp_path / "again" / "checkpoint.pt", weights_only=True)["net"]
+    assert all(torch.equal(first[key], second[key]) for key in first), "seeded"
+
+
+def test_the_network_fits_beside_nano(tmp_path):
+    export.export(NanoText(), tmp_path)
+    package = Path(train.FOLDER)
+    nano = sum((package / name).stat().st_size for name in ("nano.onnx", "concepts.json", "text-table.npz", "vocab.txt"))
+    assert nano + sum(path.stat().st_size for path in tmp_path.iterdir()) <= 12_000_000
+
+
+# ------------------------------------------------------------------------------- evaluation
+
+
+def test_tallies_tell_model_and_oracle_apart():
+    tally = evaluate.Tally()
+    mask = boxed(0, 0, 50, 50)
+    grid = np.zeros((32, 32), np.uint8)
+    grid[:16, :16] = 1
+    tally.add(mask, mask, grid)
+    tally.add(mask, ~mask, 1 - grid)
+    tally.add(boxed(0, 0, 0, 0), boxed(0, 0, 0, 0), grid * 0)
+    told = tally.report()
+    assert (told["expressions"], told["with target"], told["N-acc"]) == (3, 2, 1.0)
+    mean = told["gIoU = mIoU (mean)"]
+    assert mean["model"] == 0.5
+    assert mean["grid oracle"] > 0.99
+    assert told["named right"] == 1.0
+
+
+REPORT = {
+    "tiles": {
+        "expressions": 12, "with target": 10, "gIoU = mIoU (mean)": {"model": 0.5, "grid oracle": 0.8, "share": 0.625},
+        "Pr@0.5": {"model": 0.4, "grid oracle": 0.9, "share": 0.44}, "unfiltered": 0.45, "N-acc": 0.75,
+        "named right": 0.9,
+    },
+    "tiles, ucm: size": {"expressions": 3, "with target": 3, "N-acc": 0.5, "named right": 1.0},
+    "scenes": {"expressions": 5, "with target": 5, "named right": 1.0},
+}  # fmt: skip
+
+
+def test_installing_writes_what_was_measured_and_keeps_what_people_wrote():
+    record = install.RECORD.read_text("utf-8")
+    written = install.rewrite(record, {"a.onnx": "0" * 64}, 12, 34, install.results(REPORT))
+    told, before = tomllib.loads(written), tomllib.loads(record)
+    assert [(row["metric"], row["value"]) for row in told["results"]][:4] == [
+        ("gIoU = mIoU (mean)", 0.5), ("gIoU = mIoU (mean), grid oracle", 0.8), ("Pr@0.5", 0.4),
+        ("gIoU = mIoU (mean), without guided filter", 0.45),
+    ]  # fmt: skip
+    assert told["results"][-1]["split"].endswith("settled over all windows")
+    for key in ("known_failures", "sources", "intended_use", "license_code", "license_weights", "made_from"):
+        assert told[key] == before[key]
+    assert json.dumps(told["run"]["weights"]) == json.dumps({"a.onnx": "0" * 64})
