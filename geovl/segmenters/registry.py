@@ -22,6 +22,7 @@ BUILTIN: dict[str, str] = {
     "segearth-ov": _OPEN_VOCABULARY,
     "sclip": _OPEN_VOCABULARY,
     "maskclip": _OPEN_VOCABULARY,
+    "text-as-mask": "geovl.segmenters.text_as_mask.segmenter:TextAsMaskSegmenter",
 }
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
