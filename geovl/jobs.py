@@ -23,7 +23,7 @@ from geovl.polygonize import Ground
 from geovl.raster import Raster, RasterInfo, Stretch
 from geovl.runs import MANIFEST, Run, RunStore, new_id, sha256
 from geovl.segmenters import refine
-from geovl.segmenters.base import HasWindows, Refers, Segmenter
+from geovl.segmenters.base import HasBatch, HasCells, HasWindows, Refers, Segmenter
 from geovl.settling import rejected, settlement
 from geovl.sources import Source
 from geovl.stitch import Band, Decision, settle
@@ -145,7 +145,8 @@ def plan_of(
     window, overlap = options.windows(best)
     if options.refine and options.overlap is None:  # else windows would not agree where they meet
         overlap = max(overlap, min(2 * refine.halo(), window // 3))
-    options = replace(options, window=window, overlap=overlap)
+    batch = max(options.batch, segmenter.batch) if isinstance(segmenter, HasBatch) else options.batch
+    options = replace(options, window=window, overlap=overlap, batch=batch)
     scale = scale_of(info.gsd, segmenter, options.gsd)
     alone = len(plan_windows(info.geobox.shape, window, overlap, scale)) == 1
     return {
@@ -160,12 +161,22 @@ def plan_of(
         "scale": scale,
         # one window shows a model the whole scene: it reads expressions itself
         "settled": isinstance(segmenter, Refers) and not alone,
+        "cell": _cell(info, segmenter, window, scale),
         # a model that has windows of its own is slow: the scores of a row of windows are kept as they come
         "keeps": isinstance(segmenter, HasWindows),
         "begun": datetime.now(UTC).isoformat(timespec="seconds"),
         "notes": [asdict(note) for note in notes],
         "warnings": [*info.warnings, *_warnings(info, segmenter, notes, options)],
     }
+
+
+def _cell(info: RasterInfo, segmenter: Segmenter, window: int, scale: int) -> dict[str, float | None] | None:
+    """Return how large a cell is of a model that has cells, in pixels of the raster and in metres."""
+    if not isinstance(segmenter, HasCells):
+        return None
+    shown = window * scale if scale > 0 else window / -scale
+    pixels = min(shown, max(info.geobox.shape)) / segmenter.cells
+    return {"pixels": round(pixels, 2), "metres": None if info.gsd is None else round(pixels * info.gsd, 3)}
 
 
 def opened(source: Source, bidx: tuple[int, ...] | None, stretch: str | Stretch | None) -> Raster:
@@ -575,6 +586,7 @@ class Job:
             "settled": self._settlement is not None and self._settlement.settles,
             "windows": len(self.task.grid),
             "marks": dict(sorted(self._marks.items())),
+            "cell": plan_.get("cell"),
             "resumed_rows": self.rows - self.made_here,
             "timings": {
                 "begun": plan_["begun"],

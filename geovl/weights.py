@@ -68,6 +68,20 @@ class LacksFileError(NotThereError):
     """A file that a repository does not have."""
 
 
+WEIGHTS_INDEX = "model.safetensors.index.json"
+"""Names the parts of weights that come in several files."""
+WHOLE_MODEL = (
+    ("config.json",), ("model.safetensors", WEIGHTS_INDEX), ("tokenizer.json", "tokenizer.model", "vocab.json"),
+)  # fmt: skip
+"""Files of a language model; of each tuple the first that is there."""
+BESIDE_MODEL = (
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt"),
+    *("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
+    *("chat_template.jinja", "chat_template.json", "generation_config.json"),
+)
+"""Files that it may lack."""
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where weights come from, and which of its files are needed."""
@@ -145,6 +159,8 @@ def of_record(record: ModelRecord) -> Origin:
     if record.source == "bundled":
         names = _each(record.weights)
         return Origin("bundled", str(folder(record)), record.id, names, (), "main", dict(record.weights), known=True)
+    if record.backend == "text-as-mask":
+        return replace(whole_model(record.source, record.revision), model=record.id, known=True)
     file = record.options.get("file")
     files = _each([str(file)] if file else record.weights) or None
     if files is None and record.source.startswith("hf-hub:"):
@@ -152,6 +168,32 @@ def of_record(record: ModelRecord) -> Origin:
         files = (*config, OPEN_CLIP_WEIGHTS)
     found = origin(record.source, files, revision=record.revision, digests=record.weights)
     return replace(found, model=record.id.partition(" ")[0], known=True)  # without the method
+
+
+def whole_model(source: str, revision: str | None = None) -> Origin:
+    """Return the origin of a language model as transformers' ``save_pretrained`` writes it.
+
+    Weights that come in parts are named by their index; see :func:`parts`.
+    """
+    found = origin(source, revision=revision)
+    return replace(found, needed=WHOLE_MODEL, optional=BESIDE_MODEL)
+
+
+def parts(index: Path) -> tuple[str, ...]:
+    """Return the names of the files that an index of weights names.
+
+    Raises:
+        ModelError: It is no index.
+    """
+    try:
+        told = json.loads(index.read_text("utf-8"))["weight_map"]
+        found = tuple(sorted({str(name) for name in told.values()}))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        found = ()
+    if not found or any(Path(name).name != name for name in found):
+        msg = f"{index} does not name its parts in weight_map."
+        raise ModelError(msg, "Get the file again.")
+    return found
 
 
 def origin(

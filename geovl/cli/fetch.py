@@ -1,6 +1,7 @@
 """``geovl catalog fetch``: the weights of a model, with licence and size told before a byte is moved."""
 
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -82,7 +83,11 @@ def _all(origins: "list[Origin]", *, quiet: bool) -> "list[File]":
     with _bars(quiet=quiet) as progress:
         for what in origins:
             try:
-                files += weights.fetch(what, progress)
+                found = weights.fetch(what, progress)
+                for index in [file for file in found if file.name == weights.WEIGHTS_INDEX]:
+                    named = tuple((name,) for name in weights.parts(index.path))
+                    found = [*found, *weights.fetch(replace(what, needed=named, optional=()), progress)]
+                files += found
             except weights.NotThereError as error:
                 lacking.append(error)
     if lacking:

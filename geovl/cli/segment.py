@@ -11,6 +11,8 @@ from geovl.cli.progress import Progress
 from geovl.errors import GeovlError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from geovl.pipeline import Execution, SegmentOptions
     from geovl.runs import Run, RunStore
     from geovl.segmenters.base import Segmenter
@@ -118,6 +120,13 @@ def segment(
     ] = False,
     batch: Annotated[int, typer.Option(help="Windows given to the model at once; halved where memory is short.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="URL of an OpenAI-compatible server that runs the model; its key: GEOVL_ENDPOINT_KEY.",
+            show_default=False,
+        ),
+    ] = None,
     asset: Annotated[
         str | None, typer.Option(help="Key of the asset to take from STAC items.", show_default=False)
     ] = None,
@@ -162,7 +171,7 @@ def segment(
         from geovl import pipeline, raster, runs, settings, sources
 
         vocabulary = _vocabulary(prompts or [], classes)
-        told = model_options(set_ or [], background=background, precision=precision)
+        told = model_options(set_ or [], background=background, precision=precision, endpoint=endpoint)
         chosen = pipeline.SegmentOptions(
             bidx=parse_bidx(bidx), stretch=stretch, window=window, overlap=overlap, batch=batch,
             threshold=threshold, min_area=min_area, simplify=simplify, unknown=unknown,
@@ -313,6 +322,8 @@ def _report(made: "list[Run]", out: Path | None, *, overwrite: bool, as_json: bo
             output.stderr().print(_table(manifest, title=manifest["source"]["path"] if many else ""))
             speed = manifest["timings"]["megapixels_per_second"]
             output.note(f"{manifest['polygons']} polygons, {speed:.1f} megapixels per second; run {run.id}")
+            for line in _remarks(manifest):
+                output.note(line)
         if made and out is not None:
             output.note(f"Written: {out}")
         elif made:
@@ -324,6 +335,26 @@ def _report(made: "list[Run]", out: Path | None, *, overwrite: bool, as_json: bo
     else:
         for run in made:
             output.answer(run.id)
+
+
+_MARKS = {
+    "repaired": "had to be repaired: rows too short or too long, or labels that nobody asked for",
+    "unread": "held no mask",
+    "failed": "never came",
+    "cut": "were cut off at the most tokens",
+}
+
+
+def _remarks(manifest: dict[str, Any]) -> "Iterator[str]":
+    """Say what a model that writes its masks cannot show, and what was wrong with its answers."""
+    cell = manifest.get("cell")
+    if cell is not None:
+        metres = cell["metres"]
+        size = f"{cell['pixels']:.3g} pixels" + (f", {metres:.3g} m" if metres is not None else "")
+        least = f"{3 * metres:.3g} m" if metres is not None else f"{3 * cell['pixels']:.3g} pixels"
+        yield f"A cell of the mask is {size}: things under three cells, {least}, come out coarse."
+    for mark, count in manifest.get("marks", {}).items():
+        yield f"Answers about {count} of {manifest['windows']} windows {_MARKS.get(mark, mark)}."
 
 
 def _sources(manifests: list[dict[str, Any]]) -> Any:

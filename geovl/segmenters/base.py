@@ -84,3 +84,19 @@ class Refers(Protocol):
 
     refers: bool
     """True."""
+
+
+@runtime_checkable
+class HasCells(Protocol):
+    """What a segmenter adds that tells a window by the cells of a grid, so that small things come out coarse."""
+
+    cells: int
+    """Rows and columns of the grid that a window is cut into."""
+
+
+@runtime_checkable
+class HasBatch(Protocol):
+    """What a segmenter adds that does best with several chips at once."""
+
+    batch: int
+    """How many."""

@@ -47,7 +47,7 @@ class NanoTextSegmenter:
 
     def __init__(self, record: ModelRecord, device: str = "auto", threads: int | None = None) -> None:
         self.record = record
-        self._side, self._upsample = _options(record)
+        self.cells, self._upsample = _options(record)
         if threads is None:
             threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
         self._nano = NanoSegmenter(replace(record, options={}), device, threads)
@@ -86,7 +86,7 @@ class NanoTextSegmenter:
 
     def answers(self, chips: Sequence[Chip], phrases: Sequence[str]) -> list[list[Answer]]:
         """Return what is written for each chip and phrase."""
-        features = cells(self._nano.features(chips), self._side)  # (n, 128, side, side)
+        features = cells(self._nano.features(chips), self.cells)  # (n, 128, side, side)
         words, there = padded_words([self._words(phrase) for phrase in phrases])
         every = [(chip, phrase) for chip in range(len(chips)) for phrase in range(len(phrases))]
         written: list[Answer] = []
@@ -99,11 +99,11 @@ class NanoTextSegmenter:
     def _pixels(self, chip: Chip, chances: Floats) -> Floats:
         """Enlarge chances of cells (classes, side, side) to the pixels of a chip."""
         height, width = chip.valid.shape
-        fine = np.ascontiguousarray(enlarge(chances, (height, width), min(height, width) // self._side), np.float32)
+        fine = np.ascontiguousarray(enlarge(chances, (height, width), min(height, width) // self.cells), np.float32)
         if self._upsample == "linear":
             return fine
         # windows agree where they meet: each position of the filter is computed, not every second from the corner
-        return sharpened(fine, chip.pixels, max(height, width) // self._side, valid=chip.valid, subsample=1)
+        return sharpened(fine, chip.pixels, max(height, width) // self.cells, valid=chip.valid, subsample=1)
 
 
 def read(entry: ClassPrompt) -> Expression:

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from geovl import settings, weights
 from geovl.errors import ModelError, OutOfMemoryError, PromptError, UsageError
+from geovl.segmenters.devices import torch_device
 from geovl.segmenters.open_vocabulary import dense, templates
 from geovl.segmenters.open_vocabulary.attention import PAIRS, Variant, dense_tokens
 from geovl.segmenters.open_vocabulary.clip import ClipModel, load_record
@@ -355,22 +356,6 @@ def _stem(name: str) -> str:
             if candidate in _SAME or candidate in BACKGROUND:
                 return _SAME.get(candidate, candidate)
     return word
-
-
-def torch_device(name: str) -> torch.device:
-    """Return the device of a name; ``auto`` is a GPU where there is one.
-
-    Raises:
-        ModelError: It is not there.
-    """
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
-    if not there.get(name, False):
-        have = ", ".join(kind for kind, found in there.items() if found)
-        msg = f"The device {name!r} is not there; there is {have}."
-        raise ModelError(msg, "Use --device auto.")
-    return torch.device(name)
 
 
 def _cast(model: Any, dtype: torch.dtype) -> Any:

@@ -129,12 +129,7 @@ def weight_files(what: Origin, files: Mapping[str, Path], progress: Progress | N
     name = next(name for name in WEIGHTS if name in files)
     if name != INDEX:
         return (files[name],)
-    told = read_json(files[name]).get("weight_map")
-    parts = sorted({str(part) for part in told.values()}) if isinstance(told, dict) else []
-    if not parts or any(Path(part).name != part for part in parts):
-        msg = f"{files[name]} does not name its parts in weight_map."
-        raise ModelError(msg, "Get the file again.")
-    needed = tuple((part,) for part in parts)
+    needed = tuple((part,) for part in weights.parts(files[name]))
     return tuple(file.path for file in weights.fetch(replace(what, needed=needed, optional=()), progress))
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from geovl.segmenters.devices import torch_device
 from geovl.segmenters.promptable.models import load
 from geovl.segmenters.promptable.refine import refine
 from geovl.segmenters.text_as_mask.grid import to_grid
@@ -25,7 +26,7 @@ class Outliner:
     """
 
     def __init__(self, place: str, device: str) -> None:
-        self._network = load(place, device)
+        self._network = load(place, torch_device(device))
 
     def __call__(self, chip: Chip, scores: Floats, cells: int) -> Floats:
         """Return scores (labels, height, width) of a chip with the outlines of the network.
