@@ -121,8 +121,8 @@ def _options(record: ModelRecord) -> tuple[int, Literal["guided", "linear"]]:
     if wrong:
         msg = f"{record.id} has no option {wrong[0]!r}; it has {', '.join(sorted(known))}."
         raise UsageError(msg, "For example: --set grid=16")
-    side, upsample = record.options.get("grid", 32), record.options.get("upsample", "guided")
-    if side not in GRIDS:
+    side, upsample = str(record.options.get("grid", 32)), str(record.options.get("upsample", "guided"))
+    if side not in map(str, GRIDS):
         msg = f"Option grid of {record.id} is {side!r}; it writes {' or '.join(map(str, GRIDS))} rows."
         raise UsageError(msg)
     if upsample not in {"guided", "linear"}:
