@@ -129,6 +129,8 @@ def load_segmenter(
     return load_record(replace(record, options=merged, digest=""), device)
 
 
+_BUNDLED = ("nano", "nano-text")
+"""Backends that have their weights with them."""
 _OF_WEIGHTS = ("architecture", "file", "quick_gelu", "templates")
 """Options that are of a record's weights, not of the method that reads them."""
 
@@ -143,7 +145,7 @@ def model_record(model: str) -> ModelRecord:
         ModelError: Unknown.
     """
     backend, colon, source = model.partition(":")
-    if not colon or backend not in registry.known() or backend in {"nano", "nano-text"}:  # which have their weights with them
+    if not colon or backend not in registry.known() or backend in _BUNDLED:
         return catalog.model(model).record
     if not source.strip():
         msg = f"{model!r} names no weights."

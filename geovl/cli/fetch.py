@@ -86,7 +86,7 @@ def _all(origins: "list[Origin]", *, quiet: bool) -> "list[File]":
                 found = weights.fetch(what, progress)
                 for index in [file for file in found if file.name == weights.WEIGHTS_INDEX]:
                     named = tuple((name,) for name in weights.parts(index.path))
-                    found = [*found, *weights.fetch(replace(what, needed=named, optional=()), progress)]
+                    found = (*found, *weights.fetch(replace(what, needed=named, optional=()), progress))
                 files += found
             except weights.NotThereError as error:
                 lacking.append(error)

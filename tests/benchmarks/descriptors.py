@@ -19,7 +19,20 @@ from geovl.segmenters.text_as_mask.grammar import encode
 from geovl.segmenters.text_as_mask.grid import to_grid
 
 LAND = ("building", "road", "vegetation", "water", "land")
-DENSE = ("building", "road", "tree", "grass", "bare soil", "water", "car", "pavement", "ship", "dock", "sand", "airplane")
+DENSE = (
+    "building",
+    "road",
+    "tree",
+    "grass",
+    "bare soil",
+    "water",
+    "car",
+    "pavement",
+    "ship",
+    "dock",
+    "sand",
+    "airplane",
+)
 
 
 class Mistral:
@@ -80,8 +93,10 @@ def main():
     parser.add_argument("--labels", type=Path, default=data.MASKS)
     parser.add_argument("--every", type=int, default=1, help="take every n-th picture")
     args = parser.parse_args()
-    print(f"{'tokenizer':20} {'set':24} {'grid':>4} {'asked':>8} {'grids':>5} {'plain':>7} {'R-RLE':>7} {'saved':>6}"
-          f" {'runs':>6} {'saved':>6} {'canonical':>9}")
+    print(
+        f"{'tokenizer':20} {'set':24} {'grid':>4} {'asked':>8} {'grids':>5} {'plain':>7} {'R-RLE':>7} {'saved':>6}"
+        f" {'runs':>6} {'saved':>6} {'canonical':>9}"
+    )
     for title, name in TOKENIZERS.items():
         tokenizer = Mistral(name)
         for side in (16, 32):
@@ -91,19 +106,29 @@ def main():
                 if index % args.every:
                     continue
                 asked = [("all", names, grid)]
-                asked += [("one", (n,), (grid == i + 1).astype(int)) for i, n in enumerate(names) if (grid == i + 1).any()]
+                asked += [
+                    ("one", (n,), (grid == i + 1).astype(int)) for i, n in enumerate(names) if (grid == i + 1).any()
+                ]
                 for kind, mine, some in asked:
                     automaton = automata.setdefault(mine, Automaton(tokenizer, ("others", *mine), (side, side)))
                     row = tally.setdefault((place, kind), [])
                     text = f"<seg>{encode(some, automaton.labels)}</seg>"
                     plain = f"<seg>{encode(some, automaton.labels, 'plain')}</seg>"
                     tokens, whole = automaton.tokens(some), tokenizer.encode(text, add_special_tokens=False)
-                    row.append((len(tokenizer.encode(plain, add_special_tokens=False)), len(whole),
-                                decisions(automaton, tokens), tokens == whole))
+                    row.append(
+                        (
+                            len(tokenizer.encode(plain, add_special_tokens=False)),
+                            len(whole),
+                            decisions(automaton, tokens),
+                            tokens == whole,
+                        )
+                    )
             for (place, kind), row in sorted(tally.items()):
                 plain, short, runs, canonical = np.array(row, float).mean(0)
-                print(f"{title:20} {place:24} {side:4} {kind:>8} {len(row):5} {plain:7.0f} {short:7.0f}"
-                      f" {1 - short / plain:6.1%} {runs:6.0f} {1 - runs / short:6.1%} {canonical:9.0%}")
+                print(
+                    f"{title:20} {place:24} {side:4} {kind:>8} {len(row):5} {plain:7.0f} {short:7.0f}"
+                    f" {1 - short / plain:6.1%} {runs:6.0f} {1 - runs / short:6.1%} {canonical:9.0%}"
+                )
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def test_nothing_is_said_where_the_truth_is_not_plain():
     known = {expression for _, expression in found(told)}
     assert Expression("building", "largest") not in known, "nearly equal"
     assert Expression("building", None, ("left",)) not in known, "one straddles the middle"
-    assert 0.08 > NEAR
+    assert NEAR < 0.08
     assert Expression("building", None, (), "water") not in known, "neither near nor far"
     told[..., INDEX["ship"]] = UNKNOWN
     told[:30, :, INDEX["car"]] = UNKNOWN
@@ -234,7 +234,9 @@ def test_training_learns_and_goes_on_from_its_checkpoint(cache, tmp_path):
 def test_the_network_fits_beside_nano(tmp_path):
     export.export(NanoText(), tmp_path)
     package = Path(train.FOLDER)
-    nano = sum((package / name).stat().st_size for name in ("nano.onnx", "concepts.json", "text-table.npz", "vocab.txt"))
+    nano = sum(
+        (package / name).stat().st_size for name in ("nano.onnx", "concepts.json", "text-table.npz", "vocab.txt")
+    )
     assert nano + sum(path.stat().st_size for path in tmp_path.iterdir()) <= 12_000_000
 
 

@@ -142,6 +142,46 @@ def test_tokens_that_are_not_the_tokenizers_own_still_add_up_to_the_text(folders
 
     ids = [token for char in "ship *3" for token in engine.model.tokenizer.encode(char, add_special_tokens=False)]
     count = len(ids)
-    answer = said(engine.model.tokenizer, Generated(tuple(ids), (-0.1,) * count, (-0.1,) * count, (False,) * count, 1, True))
+    answer = said(
+        engine.model.tokenizer, Generated(tuple(ids), (-0.1,) * count, (-0.1,) * count, (False,) * count, 1, True)
+    )
     assert b"".join(raw for raw, _ in answer.tokens).decode() == answer.text
     assert len(answer.tokens) == count
+
+
+# outlines by SAM
+
+
+@pytest.fixture(scope="module")
+def sam(tmp_path_factory):
+    from tests.segmenters import test_promptable
+
+    return test_promptable.saved("sam", tmp_path_factory.mktemp("sam"))
+
+
+def test_a_sam_draws_the_outlines(sam):
+    from tests.segmenters.test_text_as_mask import Painter, painted
+
+    chip = painted(64, red=(0, 0, 32, 32), blue=(36, 36, 20, 20))
+    vocabulary = Vocabulary.from_prompts(["red", "blue"])
+    coarse, fine = (
+        TextAsMaskSegmenter(ModelRecord("painter", "text-as-mask", {}, "1", None, "", "", options=told), engine=Painter(16))
+        .segment([chip], vocabulary)[0].values
+        for told in ({"upsample": "nearest"}, {"sam": str(sam)})
+    )  # fmt: skip
+    assert fine.shape == coarse.shape
+    assert fine.dtype == np.float32
+    assert set(np.unique(fine)) <= {0.0, 1.0}
+    assert not (fine > 0).all(0).any(), "a pixel is of one class"
+    assert (fine[0] > 0).any(), "what the network does not agree with stays coarse, but for its border"
+
+
+def test_a_sam_is_not_asked_where_nothing_was_found(sam):
+    from tests.segmenters.test_text_as_mask import Painter, painted
+
+    model = TextAsMaskSegmenter(
+        ModelRecord("painter", "text-as-mask", {}, "1", None, "", "", options={"sam": str(sam)}), engine=Painter(16)
+    )
+    model._outliner._network.embed = None  # would fail if it were called
+    (found,) = model.segment([painted(64)], Vocabulary.from_prompts(["red"]))
+    assert not found.values.any()

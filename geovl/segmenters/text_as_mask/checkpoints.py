@@ -237,7 +237,7 @@ def _classes(checkpoint: Checkpoint) -> tuple[Any, Any]:
             raise ModelError(msg, f"Take its conversion for transformers, often called -hf. {KNOWN}")
         msg = f"{source} is a model of type {kind!r}; expected a multimodal language model of transformers."
         raise ModelError(msg, f"{KNOWN} Here is transformers {library().__version__}.")
-    with told(f"The {CONFIG} of {source} does not make sense"):
+    with told(f"The {CONFIG} of {source} does not make sense"), quiet():
         config = configs[kind].from_dict(dict(checkpoint.config))
     return config, networks[configs[kind]]
 

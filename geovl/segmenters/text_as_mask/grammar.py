@@ -23,8 +23,9 @@ Status = Literal["ok", "missing", "empty", "unparsable"]
 """``missing``: no payload at all; ``empty``: nothing in it; ``unparsable``: no run in it."""
 Ids = NDArray[np.int64]
 
-_RESERVED = ("|", "*", "\n", "\r", OPEN, CLOSE)
-_WIDE = str.maketrans({"\uff5c": "|", "\uff0a": "*"})  # full-width bar and star
+_FULL_BAR, _FULL_STAR = "\uff5c", "\uff0a"  # full width, as some models write them
+_RESERVED = ("|", "*", "\n", "\r", OPEN, CLOSE, _FULL_BAR, _FULL_STAR)
+_WIDE = str.maketrans({_FULL_BAR: "|", _FULL_STAR: "*"})
 
 
 def clean_label(label: str) -> str:
@@ -327,16 +328,14 @@ class _Aligned:
 def _aligned(rows: list[list[int]], shape: tuple[int, int]) -> _Aligned:
     """Bring rows of items to (h, w)."""
     height, width = shape
-    if len(rows) == 1 and height > 1 and len(rows[0]) > width:  # the flat form
-        wanted = height * width
-        labels, items = _lengthened(rows[0], wanted)
-        found = (np.array(some, np.int64).reshape(shape) for some in (labels, items))
-        return _Aligned(*found, max(wanted - len(rows[0]), 0), len(rows[0]) <= wanted)
-    every = [*rows[:height], *([[]] * (height - len(rows)))]
-    pairs = [_lengthened(cells, width) for cells in every]
-    filled = sum(max(width - len(cells), 0) for cells in every)
-    fits = len(rows) <= height and all(len(cells) <= width for cells in rows)
-    labels, items = (np.array([pair[part] for pair in pairs], np.int64) for part in (0, 1))
+    flat = len(rows) == 1 and height > 1 and len(rows[0]) > width
+    every = [rows[0]] if flat else [*rows[:height], *([[]] * (height - len(rows)))]
+    wanted = height * width if flat else width
+    pairs = [_lengthened(cells, wanted) for cells in every]
+    labels = np.array([pair[0] for pair in pairs], np.int64).reshape(shape)
+    items = np.array([pair[1] for pair in pairs], np.int64).reshape(shape)
+    filled = sum(max(wanted - len(cells), 0) for cells in every)
+    fits = (flat or len(rows) <= height) and all(len(cells) <= wanted for cells in rows)
     return _Aligned(labels, items, filled, fits)
 
 

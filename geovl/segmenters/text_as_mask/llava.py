@@ -32,6 +32,7 @@ from geovl.segmenters.text_as_mask.checkpoints import (
     build,
     library,
     load_part,
+    quiet,
     read_weights,
     told,
 )
@@ -73,7 +74,7 @@ def load_llava(checkpoint: Checkpoint, dtype: torch.dtype, progress: Progress | 
     vision, tower, more = _tower(checkpoint, inside, progress)
     tokenizer = load_part(library().AutoTokenizer, checkpoint, "tokenizer")
     tensors = _with_placeholder({**tower, **renamed(given)}, tokenizer.unk_token_id or 0, checkpoint.source)
-    with told(f"The {CONFIG} of {checkpoint.source} does not make sense"):
+    with told(f"The {CONFIG} of {checkpoint.source} does not make sense"), quiet():
         config = _config(checkpoint, vision, rows=len(tensors[_EMBEDDINGS[0]]))
     network = library().LlavaForConditionalGeneration
     model = build(network, config, tensors, checkpoint.source, dtype)

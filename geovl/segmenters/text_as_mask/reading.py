@@ -69,7 +69,8 @@ def item_scores(said: Said, spans: Sequence[tuple[int, int]]) -> Floats | None:
     starts, ends = at[np.array(spans, np.int64).reshape(-1, 2).T]
     first = np.searchsorted(stops, starts, side="right")
     last = np.searchsorted(stops - lengths, ends, side="left")
-    return np.exp(np.minimum(total[last] - total[first], 0)).astype(np.float32)
+    sure: Floats = np.exp(np.minimum(total[last] - total[first], 0)).astype(np.float32)
+    return sure
 
 
 def read(said: Said, decoded: Decoded, labels: int) -> Reading:

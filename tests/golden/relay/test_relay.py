@@ -1,6 +1,7 @@
 """Relay attention is plain attention over the beginning and the context together, for every published case."""
 
 import json
+from itertools import pairwise
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def rotated(x, positions, theta):
 
 def padded(rows, offsets):
     """(n, heads, d) of all requests to (b, heads, longest, d), padded on the right."""
-    parts = [rows[a:b].transpose(0, 1) for a, b in zip(offsets, offsets[1:], strict=False)]
+    parts = [rows[a:b].transpose(0, 1) for a, b in pairwise(offsets)]
     longest = max(part.shape[1] for part in parts)
     return torch.stack([torch.nn.functional.pad(part, (0, 0, 0, longest - part.shape[1]), value=7.0) for part in parts])
 
