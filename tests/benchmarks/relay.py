@@ -71,7 +71,7 @@ class Fixed(DynamicLayer):
         return self.keys, self.values
 
 
-def plain_step(model: Any, requests: int, tokens: int, kv_heads: int) -> Callable[[], None]:
+def plain_step(network: Network, requests: int, tokens: int, kv_heads: int) -> Callable[[], None]:
     """A step by transformers' own attention."""
     cache = DynamicCache()
     cache.layers = [Fixed((requests, kv_heads, tokens + ROOM, DIM), tokens) for _ in range(LAYERS)]
@@ -80,7 +80,8 @@ def plain_step(model: Any, requests: int, tokens: int, kv_heads: int) -> Callabl
     def step() -> None:
         nonlocal ids
         positions = torch.full((requests, 1), cache.get_seq_length())
-        ids = model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True).logits.argmax(-1)
+        told = {"input_ids": ids, "position_ids": positions, network.cache_name: cache}
+        ids = network.model(**told, use_cache=True).logits.argmax(-1)
 
     return step
 
@@ -117,9 +118,9 @@ def compare_steps(network: Network, requests: int, options: argparse.Namespace, 
     """One line: steps of so many requests."""
     shared, context = options.shared, options.context
     steps = {
-        "plain": plain_step(network.model, requests, shared + context, kv_heads),
+        "plain": plain_step(network, requests, shared + context, kv_heads),
         "relay": our_step(network, requests, shared, context, kv_heads, relay=True),
-        "floor": plain_step(network.model, requests, 1, kv_heads),
+        "floor": plain_step(network, requests, 1, kv_heads),
     }
     if options.expanded:
         steps["expanded"] = our_step(network, requests, shared, context, kv_heads, relay=False)
