@@ -19,7 +19,6 @@ from geovl.learn.nano import data as pictures  # noqa: E402
 from geovl.learn.nano import rendered, vocabulary  # noqa: E402
 from geovl.learn.nano.concepts import CONCEPTS, INDEX, UNKNOWN  # noqa: E402
 from geovl.learn.nano_text import data, evaluate, export, install, train, truth  # noqa: E402
-from geovl.learn.nano_text.model import NanoText  # noqa: E402
 from geovl.learn.nano_text.wording import say  # noqa: E402
 from geovl.segmenters.nano_text import tokens  # noqa: E402
 from geovl.segmenters.nano_text.writer import Networks  # noqa: E402
@@ -125,6 +124,14 @@ def lively(seed=0):
     return net
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A lively network, and the folder that it was exported to."""
+    folder, net = tmp_path_factory.mktemp("graphs"), lively()
+    export.export(net, folder)
+    return net, folder
+
+
 def test_a_cache_holds_crops_and_true_grids(cache):
     kept = data.Cache(cache)
     assert kept.features.shape == (8, 128, 32, 32)
@@ -147,13 +154,12 @@ def test_steps_are_drawn_by_their_number(cache):
 
 
 @pytest.mark.parametrize("side", [32, 16])
-def test_the_exported_graphs_write_what_the_network_would(cache, tmp_path, side):
+def test_the_exported_graphs_write_what_the_network_would(cache, exported, side):
     """The oracle is one pass over the whole answer: each choice must be the one its odds make."""
-    net = lively()
-    export.export(net, tmp_path)
+    net, folder = exported
     drawer = train.Drawer(data.Cache(cache), train.Recipe())
     batch = drawer.batch([0, 5, 9], ["the largest building", "water", "all trees near the road on the left"], side)
-    networks = Networks(["CPUExecutionProvider"], 1, tmp_path)
+    networks = Networks(["CPUExecutionProvider"], 1, folder)
     cells = networks.fuse(batch.features.numpy(), batch.words.numpy(), batch.there.numpy())
     together = networks.write(cells)
     alone = [networks.write(cells[i : i + 1])[0] for i in range(3)]
@@ -213,31 +219,30 @@ def test_tokens_tell_what_is_free_to_choose(grid):
 
 
 def test_training_learns_and_goes_on_from_its_checkpoint(cache, tmp_path):
-    recipe = train.Recipe(steps=30, batch=4, warm=3, coarse=1.0)
+    recipe = train.Recipe(steps=14, batch=2, warm=2, coarse=1.0)
     net = train.train(cache, tmp_path / "out", recipe, 1)
     kept = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)
-    assert kept["step"] == 30
+    assert kept["step"] == 14
     batch = train.Drawer(data.Cache(cache), recipe).draw(1000)
     before = sum(float(x.detach()) for x in train.losses(train.initial(recipe), batch, recipe))
     after = sum(float(x.detach()) for x in train.losses(net, batch, recipe))
-    assert after < 0.8 * before
-    train.train(cache, tmp_path / "out", replace(recipe, steps=31), 1)
-    assert torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)["step"] == 31
+    assert after < 0.9 * before
+    train.train(cache, tmp_path / "out", replace(recipe, steps=15), 1)
+    assert torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)["step"] == 15
     halves = tmp_path / "halves"
-    train.train(cache, halves, replace(recipe, steps=4), 1)
+    train.train(cache, halves, replace(recipe, steps=2), 1)
     first = torch.load(halves / "checkpoint.pt", weights_only=True)["net"]
-    train.train(cache, tmp_path / "again", replace(recipe, steps=4), 1)
+    train.train(cache, tmp_path / "again", replace(recipe, steps=2), 1)
     second = torch.load(tmp_path / "again" / "checkpoint.pt", weights_only=True)["net"]
     assert all(torch.equal(first[key], second[key]) for key in first), "seeded"
 
 
-def test_the_network_fits_beside_nano(tmp_path):
-    export.export(NanoText(), tmp_path)
+def test_the_network_fits_beside_nano(exported):
     package = Path(train.FOLDER)
     nano = sum(
         (package / name).stat().st_size for name in ("nano.onnx", "concepts.json", "text-table.npz", "vocab.txt")
     )
-    assert nano + sum(path.stat().st_size for path in tmp_path.iterdir()) <= 12_000_000
+    assert nano + sum(path.stat().st_size for path in exported[1].iterdir()) <= 12_000_000
 
 
 # ------------------------------------------------------------------------------- evaluation

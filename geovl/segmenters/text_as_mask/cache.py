@@ -49,6 +49,7 @@ class Pass:
     ) -> None:  # fmt: skip
         self.rows, self.counts, self.before, self.first = tuple(rows), tuple(counts), tuple(before), first
         self._device = device
+        self._seen: dict[tuple[int, int], Tensor] = {}
         self.after = tuple(old + new for old, new in zip(before, counts, strict=True))
         self.longest = max(self.after)
         self.width = max(counts)
@@ -95,6 +96,13 @@ class Pass:
     def seen(self) -> Tensor | None:
         """The same as booleans, (b, 1, L, T)."""
         return None if self.mask is None else self.mask.bias == 0
+
+    def seen_by(self, place: int) -> Tensor:
+        """What the tokens of one request see of it, bool (1, 1, L, T)."""
+        kind = (self.after[place], self.counts[place])
+        if kind not in self._seen:
+            self._seen[kind] = context_mask(kind[:1], kind[1:], self._device).bias == 0
+        return self._seen[kind]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -221,12 +229,12 @@ class Ragged(Cache):  # type: ignore[misc] # of transformers, which mypy is told
     def _first(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Attend where contexts begin and every request holds all that it sees."""
         found = []
-        for row, (first, stop), total in zip(self.now.rows, self.now.spans, self.now.after, strict=True):
+        for place, (first, stop) in enumerate(self.now.spans):
             some = query[:, :, first:stop]
             if self.copied:
+                row, total = self.now.rows[place], self.now.after[place]
                 keys, values = (store[self.layer][row : row + 1, :, :total] for store in (self.keys, self.values))
-                seen = context_mask([total], [stop - first], query.device).bias == 0
-                found.append(_all_heads(some, keys, values, scale, seen))
+                found.append(_all_heads(some, keys, values, scale, self.now.seen_by(place)))
             else:
                 found.append(_all_heads(some, key[:, :, first:stop], value[:, :, first:stop], scale, None))
         return torch.cat(found, 2).transpose(1, 2)
