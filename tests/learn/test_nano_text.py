@@ -19,6 +19,7 @@ from geovl.learn.nano import data as pictures  # noqa: E402
 from geovl.learn.nano import rendered, vocabulary  # noqa: E402
 from geovl.learn.nano.concepts import CONCEPTS, INDEX, UNKNOWN  # noqa: E402
 from geovl.learn.nano_text import data, evaluate, export, install, train, truth  # noqa: E402
+from geovl.learn.nano_text.model import lasting  # noqa: E402
 from geovl.learn.nano_text.wording import say  # noqa: E402
 from geovl.segmenters.nano_text import tokens  # noqa: E402
 from geovl.segmenters.nano_text.writer import Networks  # noqa: E402
@@ -172,7 +173,8 @@ def test_the_exported_graphs_write_what_the_network_would(cache, exported, side)
         assert answer.steps == written.decided.sum(), "a run of the network for each choice, none for what is forced"
         rows = [torch.from_numpy(np.asarray(part))[None] for part in (written.tokens, written.row, written.col)]
         with torch.no_grad():
-            odds = net.writer(*rows, fused[index : index + 1])[0]
+            mine = fused[index : index + 1]
+            odds = net.writer(*rows, mine, net.fusion.logits(mine))[0]
         for place in np.flatnonzero(written.decided):
             follows = int(written.tokens[place + 1])
             if written.tokens[place] in {tokens.OTHERS, tokens.TARGET}:
@@ -195,13 +197,24 @@ def test_padding_of_phrases_changes_nothing(cache):
     torch.testing.assert_close(alone, padded, atol=1e-5, rtol=1e-4)
 
 
+def test_runs_last_as_long_as_their_cells_do():
+    cells = torch.tensor([[9.0, 9.0, -9.0, 9.0], [9.0, 9.0, 9.0, 9.0]])
+    found = lasting(cells, torch.tensor([0, 1]))
+    assert found.argmax(1).tolist() == [1, 2], "two cells, then another; three cells up to the border"
+    share = torch.rand(6)
+    odds = lasting(share.logit()[None], torch.tensor([2]))[0, :4].exp()
+    expected = [float(share[2 : 2 + n].prod() * (1 - share[2 + n] if 2 + n < 6 else 1)) for n in range(1, 5)]
+    np.testing.assert_allclose(odds.numpy(), expected, rtol=1e-4)
+
+
 def test_no_choice_looks_at_what_comes_after_it(cache):
     net, drawer = lively().eval(), train.Drawer(data.Cache(cache), train.Recipe(batch=2))
     batch = drawer.draw(1)
     with torch.no_grad():
         fused = net.fusion(batch.features, batch.words, batch.there)
-        whole = net.writer(batch.tokens, batch.row, batch.col, fused)
-        part = net.writer(batch.tokens[:, :20], batch.row[:, :20], batch.col[:, :20], fused)
+        scores = net.fusion.logits(fused)
+        whole = net.writer(batch.tokens, batch.row, batch.col, fused, scores)
+        part = net.writer(batch.tokens[:, :20], batch.row[:, :20], batch.col[:, :20], fused, scores)
     torch.testing.assert_close(whole[:, :20], part, atol=1e-5, rtol=1e-4)
 
 

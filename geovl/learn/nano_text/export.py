@@ -49,7 +49,7 @@ class FusionGraph(nn.Module):
             cells, read = block(cells, read, there)
         fused = fusion.norm(cells)
         keys, ends = writer.prepare(fused)
-        return torch.cat([*keys, ends, writer.here(fused)], -1)
+        return torch.cat([*keys, ends, writer.here(fused), fusion.logits(fused)[..., None]], -1)
 
 
 class StepGraph(nn.Module):
@@ -75,7 +75,7 @@ class StepGraph(nn.Module):
         writer, width = self.writer, cells.shape[2]
         columns = torch.arange(width)
         apart = columns - col[..., None] + MOST
-        parts = cells.split([2 * WIDTH] * len(writer.layers) + [WIDTH, WIDTH], -1)
+        *parts, scores = cells.split([2 * WIDTH] * len(writer.layers) + [WIDTH, WIDTH, 1], -1)
         at = col.clamp(max=width - 1)[..., None, None].expand(-1, -1, 1, WIDTH)
         state = writer.tokens(tokens) + parts[-1].gather(2, at)[:, :, 0]
         kept = []
@@ -88,7 +88,8 @@ class StepGraph(nn.Module):
         logits = writer.out(state)
         first = COUNT + 1
         counts = logits[:, first : first + width] + pointed.gather(1, stop)
-        return torch.cat([logits[:, :first], counts, logits[:, first + width :]], -1), torch.stack(kept)
+        logits = torch.cat([logits[:, :first], counts, logits[:, first + width :]], -1)
+        return writer.by_cells(logits, tokens[:, -1], col[:, -1], scores[:, -1, :, 0]), torch.stack(kept)
 
 
 def _split(value: Tensor) -> Tensor:
@@ -117,7 +118,7 @@ def _layer(
 
 def depth(layers: int) -> int:
     """Return how many values of each cell the writer reads."""
-    return 2 * WIDTH * layers + 2 * WIDTH
+    return 2 * WIDTH * layers + 2 * WIDTH + 1
 
 
 def _halved(path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geovl.segmenters.nano_text.tokens import COUNT, TOKENS
+from geovl.segmenters.nano_text.tokens import COUNT, TARGET, TOKENS
 
 CHANNELS = 128
 """Mean and maximum of nano's 64 features."""
@@ -159,7 +159,7 @@ class Fusion(nn.Module):
         return result
 
     def logits(self, fused: Tensor) -> Tensor:
-        """Return how likely each cell of fused (n, h, w, WIDTH) is meant, (n, h, w); only training asks for it."""
+        """Return the log-odds that each cell of fused (n, h, w, WIDTH) is meant, (n, h, w)."""
         result: Tensor = self.score(fused)[..., 0]
         return result
 
@@ -235,11 +235,31 @@ class Layer(nn.Module):
         return result
 
 
+def lasting(cells: Tensor, col: Tensor) -> Tensor:
+    """Return how likely a run is to have n cells if each cell went on with it by itself.
+
+    Args:
+        cells: (..., w) log-odds that a cell of the row is of the run's label.
+        col: int64 (...): where the run begins.
+
+    Returns:
+        (..., w): of n = 1 to w, ``sum of log p over its cells + log (1 - p) of the cell behind it``; behind the last
+        column nothing is asked.
+    """
+    width = cells.shape[-1]
+    nothing = torch.zeros_like(cells[..., :1])
+    sums = torch.cat([nothing, functional.logsigmoid(cells).cumsum(-1)], -1)  # (..., w + 1)
+    ends = torch.cat([functional.logsigmoid(-cells), nothing], -1)
+    stop = (col[..., None] + torch.arange(1, width + 1, device=col.device)).clamp(max=width)
+    return sums.gather(-1, stop) - sums.gather(-1, col[..., None].clamp(max=width)) + ends.gather(-1, stop)
+
+
 class Writer(nn.Module):
     """Odds of the next token, given those before it and the cells.
 
     The odds of a count have a part that is read off the two cells between which the run would end, as a pointer network
-    does (https://arxiv.org/abs/1506.03134, eq. 3).
+    does (https://arxiv.org/abs/1506.03134, eq. 3), and one that each cell gives by itself (:func:`lasting`): what the
+    writer has to learn is where cells must not be taken by themselves.
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -253,6 +273,7 @@ class Writer(nn.Module):
         self.last = nn.Linear(WIDTH, WIDTH)  # of the last cell of a run
         self.next = nn.Linear(WIDTH, WIDTH)  # of the cell behind it
         self.border = nn.Parameter(torch.zeros(WIDTH))  # behind the last column
+        self.trust = nn.Parameter(torch.ones(2))  # in what cells say by themselves, for labels and for counts
 
     def prepare(self, fused: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return what every step reads of fused (n, h, w, WIDTH).
@@ -264,7 +285,24 @@ class Writer(nn.Module):
         behind = torch.cat([behind[:, :, 1:], self.border.to(fused.dtype).expand_as(behind[:, :, :1])], 2)
         return [layer.row(fused) for layer in self.layers], self.last(fused) + behind
 
-    def forward(self, tokens: Tensor, row: Tensor, col: Tensor, fused: Tensor) -> Tensor:
+    def by_cells(self, logits: Tensor, token: Tensor, col: Tensor, scores: Tensor) -> Tensor:
+        """Add what cells say by themselves to logits (..., TOKENS) of what follows a token.
+
+        Args:
+            logits: (..., TOKENS).
+            token: int64 (...).
+            col: int64 (...), of the next cell.
+            scores: (..., w): log-odds of the target for the cells of its row.
+        """
+        width, first = scores.shape[-1], COUNT + 1
+        sign = torch.where(token == TARGET, 1.0, -1.0)[..., None]
+        counts = self.trust[1] * lasting(sign * scores, col)
+        label = 0.5 * self.trust[0] * scores[..., :1]  # of the first cell of a row; only there a label is free
+        zero = torch.zeros_like(label)
+        added = torch.cat([zero, -label, label, counts, zero.expand(*zero.shape[:-1], TOKENS - first - width)], -1)
+        return logits + added.to(logits.dtype)
+
+    def forward(self, tokens: Tensor, row: Tensor, col: Tensor, fused: Tensor, scores: Tensor) -> Tensor:
         """Return logits (n, t, TOKENS) of what follows each token of whole answers.
 
         Args:
@@ -272,6 +310,7 @@ class Writer(nn.Module):
             row: int64 (n, t): of the next cell.
             col: int64 (n, t): of the next cell; w behind the last.
             fused: (n, h, w, WIDTH).
+            scores: (n, h, w): log-odds of the target for each cell, see :meth:`Fusion.logits`.
         """
         height, width = fused.shape[1:3]
         place = torch.arange(tokens.shape[1], device=tokens.device)
@@ -290,7 +329,9 @@ class Writer(nn.Module):
         logits: Tensor = self.out(state)
         first = COUNT + 1
         counts = logits[..., first : first + width] + pointed.gather(2, stop)
-        return torch.cat([logits[..., :first], counts, logits[..., first + width :]], -1)
+        logits = torch.cat([logits[..., :first], counts, logits[..., first + width :]], -1).float()
+        rows = scores.float().gather(1, row[..., None].expand(-1, -1, width))  # (n, t, w)
+        return self.by_cells(logits, tokens, col, rows)
 
 
 class NanoText(nn.Module):

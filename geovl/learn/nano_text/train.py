@@ -151,7 +151,8 @@ def losses(net: NanoText, batch: Batch, recipe: Recipe) -> tuple[Tensor, Tensor]
     truth = batch.grid
     dice = 1 - (2 * (cell.sigmoid() * truth).sum((1, 2)) + 1) / (cell.sigmoid().sum((1, 2)) + truth.sum((1, 2)) + 1)
     cells = functional.binary_cross_entropy_with_logits(cell, truth) + dice.mean()
-    logits = net.writer(batch.tokens, batch.row, batch.col, fused).float()[:, :-1]
+    # what cells say by themselves is learnt from cells alone
+    logits = net.writer(batch.tokens, batch.row, batch.col, fused, cell.detach()).float()[:, :-1]
     may = allowed(batch.tokens, batch.col, fused.shape[2])[:, :-1]
     odds = logits.masked_fill(~may, -1e4).log_softmax(-1)
     right = odds.gather(2, batch.tokens[:, 1:, None])[..., 0]
