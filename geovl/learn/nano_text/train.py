@@ -51,7 +51,7 @@ class Recipe:
     warm: int = 300
     decay: float = 0.9985
     """Of the moving average of the weights, a step."""
-    cells: float = 0.5
+    cells: float = 1.0
     """Weight of the loss that every cell gives by itself."""
     smooth: float = 0.02
     """Of the odds of a token, spread over all that are allowed."""
