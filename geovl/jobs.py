@@ -160,7 +160,7 @@ def plan_of(
         "options": asdict(options) | {"bidx": list(options.bidx) if options.bidx else None},
         "scale": scale,
         # one window shows a model the whole scene: it reads expressions itself
-        "settled": isinstance(segmenter, Refers) and not alone,
+        "settled": segmenter.refers if isinstance(segmenter, Refers) and not alone else None,
         "cell": _cell(info, segmenter, window, scale),
         # a model that has windows of its own is slow: the scores of a row of windows are kept as they come
         "keeps": isinstance(segmenter, HasWindows),
@@ -306,7 +306,8 @@ class Job:
         )
         options = self.options
         # what is asked of the windows
-        self._settlement = settlement(self.vocabulary) if plan_.get("settled") else None
+        refers = plan_.get("settled")
+        self._settlement = settlement(self.vocabulary, strict=refers == "rules") if refers else None
         asked = self.vocabulary if self._settlement is None else self._settlement.asked
         channels = len(asked) + options.unknown
         grid = plan_windows(info.geobox.shape, *options.windows(WINDOW), plan_["scale"], channels)

@@ -40,15 +40,19 @@ class Settlement:
         return any(expression is not None for expression in self.expressions)
 
 
-def settlement(vocabulary: Vocabulary) -> Settlement:
+def settlement(vocabulary: Vocabulary, *, strict: bool = True) -> Settlement:
     """Read the expressions of a vocabulary.
+
+    Args:
+        vocabulary: What was asked for.
+        strict: As for :func:`~geovl.segmenters.text_as_mask.expressions.parse`.
 
     Raises:
         PromptError: One that no rule can settle.
     """
     classes, expressions, others = [], [], []
     for entry in vocabulary.classes:
-        expression = parse(entry.phrases[0])
+        expression = parse(entry.phrases[0], strict=strict)
         plain = expression.plain
         classes.append(entry if plain else replace(entry, phrases=(expression.head,)))
         expressions.append(None if plain else expression)

@@ -19,7 +19,7 @@ SMALL = SegmentOptions(window=64, overlap=0, simplify=0, min_area=0)
 class Reader(BrightnessSegmenter):
     """Finds what is red for "roof", what is green for "pond", and keeps the phrases that it was asked."""
 
-    refers = True
+    refers = "rules"
 
     def __init__(self):
         self.asked = []
@@ -168,6 +168,22 @@ def test_names_that_would_clash_are_refused():
         settlement(Vocabulary.from_prompts(["roof near water", "beside: water"]))
     with pytest.raises(PromptError, match="cannot settle"):
         settlement(Vocabulary.from_prompts(["the second largest roof"]))
+
+
+def test_models_that_read_any_phrase_keep_what_a_window_may_show(scene, store):
+    class Free(Reader):
+        refers = "anything"
+
+    phrases = ["roofs with a pond", "roof that is behind the pond"]
+    reader = Free()
+    segment(str(scene), Vocabulary.from_prompts(phrases), reader, store, SMALL)
+    assert {phrase for asked in reader.asked for phrase in asked} == set(phrases)
+    with pytest.raises(PromptError, match="cannot settle"):
+        settlement(Vocabulary.from_prompts(["the second largest roof"]), strict=False)
+    with pytest.raises(PromptError, match="cannot settle"):
+        settlement(Vocabulary.from_prompts(["the largest roof without a chimney"]), strict=False)
+    with pytest.raises(PromptError, match="cannot settle"):
+        settlement(Vocabulary.from_prompts(phrases))
 
 
 def test_what_has_nothing_to_settle_is_asked_as_it_is():

@@ -1,7 +1,7 @@
 """The contract that every backend fits."""
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,8 +82,9 @@ class Refers(Protocol):
     an expression means is settled over all of them; see :mod:`geovl.segmenters.text_as_mask.expressions`.
     """
 
-    refers: bool
-    """True."""
+    refers: Literal["rules", "anything"]
+    """``rules``: it reads what these rules settle, and nothing else; ``anything``: any phrase, of which only those that
+    need a whole scene are settled."""
 
 
 @runtime_checkable

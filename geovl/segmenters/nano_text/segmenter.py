@@ -42,8 +42,8 @@ class NanoTextSegmenter:
 
     halo = 48
     multiple = 128
-    refers = True
-    """It reads whole expressions; see :class:`geovl.segmenters.base.Refers`."""
+    refers: Literal["rules", "anything"] = "rules"
+    """See :class:`geovl.segmenters.base.Refers`."""
 
     def __init__(self, record: ModelRecord, device: str = "auto", threads: int | None = None) -> None:
         self.record = record

@@ -54,11 +54,14 @@ _NEAR = re.compile(
     r"(?P<other>.+)$"
 )
 _ARTICLE = re.compile(r"^(?:(?:all|every|each|any)\s+(?:of\s+)?(?:the\s+)?|the\s+|an?\s+|some\s+)")
-_BEYOND = re.compile(
-    r"\b(?:first|second|third|fourth|fifth|next|last|two|three|four|five|six|seven|eight|nine|ten|\d+|more|less|than|not|"
-    r"no|without|except|between|behind|above|below|under|longest|tallest|oldest|newest|shortest|widest|narrowest|both|"
-    r"other|another|which|that|who|with)\b"
+_RANKING = (
+    "first|second|third|fourth|fifth|next|last|two|three|four|five|six|seven|eight|nine|ten|[0-9]+|more|less|than|longest|"
+    "tallest|oldest|newest|shortest|widest|narrowest|both|other|another"
 )
+"""Words of what only a whole scene can tell."""
+_LOCAL = "not|no|without|except|between|behind|above|below|under|which|that|who|with"
+"""Words of what a window may show to a model that reads any phrase, and no rule here settles."""
+_BEYOND = re.compile(rf"\b(?:{_RANKING}|{_LOCAL})\b")
 SUPPORTED = (
     "the largest or smallest THING, the leftmost, rightmost, topmost or bottommost (or northernmost ...) THING, THING"
     " at the top, bottom, left, right, in the middle, in the upper left corner, THING next to OTHER, THING closest to"
@@ -86,8 +89,12 @@ class Expression:
         return self.pick is None and not self.place and self.other is None
 
 
-def parse(prompt: str) -> Expression:
+def parse(prompt: str, *, strict: bool = True) -> Expression:
     """Read a prompt.
+
+    Args:
+        prompt: In words.
+        strict: False leaves what a window may show, and no rule settles, to the model: the whole prompt is the thing.
 
     Raises:
         PromptError: It asks for something that no rule here can settle: counting, comparing, negation, other relations.
@@ -107,6 +114,9 @@ def parse(prompt: str) -> Expression:
         place, rest = _place(found["where"]), rest[found.end() :]
     head = _ARTICLE.sub("", rest).strip()
     other = None if other is None else _ARTICLE.sub("", other).strip()
+    local = re.search(rf"\b(?:{_LOCAL})\b", prompt.lower()) and not re.search(rf"\b(?:{_RANKING})\b", head)
+    if local and not strict and pick is None and not place:
+        return Expression(" ".join(prompt.split()))
     _refuse(prompt, head, other)
     return Expression(head, pick, place, other)
 

@@ -11,7 +11,7 @@ thing that was found is asked for again on a crop around it, so that its cells a
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +56,8 @@ class TextAsMaskSegmenter:
 
     halo = 0
     multiple = 1
-    refers = True
-    """It reads whole expressions; see :class:`geovl.segmenters.base.Refers`."""
+    refers: Literal["rules", "anything"] = "anything"
+    """See :class:`geovl.segmenters.base.Refers`."""
 
     def __init__(self, record: ModelRecord, device: str = "auto", engine: Engine | None = None) -> None:
         self._settings = settings_of(record.options)
