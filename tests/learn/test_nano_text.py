@@ -300,3 +300,22 @@ def test_installing_writes_what_was_measured_and_keeps_what_people_wrote():
     for key in ("known_failures", "sources", "intended_use", "license_code", "license_weights", "made_from"):
         assert told[key] == before[key]
     assert json.dumps(told["run"]["weights"]) == json.dumps({"a.onnx": "0" * 64})
+
+
+def test_the_command_asks_for_pictures_where_there_is_no_cache(cache, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["train", "--cache", str(tmp_path / "none"), "--out", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        train.main()
+    assert "--data" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["train", "--cache", str(cache), "--out", str(tmp_path / "out"), "--steps", "0"])
+    train.main()
+    assert json.loads((tmp_path / "out" / "recipe.json").read_text())["steps"] == 0
+
+
+def test_rendered_scenes_stand_beside_the_pictures(monkeypatch):
+    dubai = pictures.Source("dubai", 0.5, (0.4, 2.2), rendered.scenes(1, 0))
+    monkeypatch.setattr(data, "sources", lambda *_: [dubai])
+    found = data.training_sources(Path(), Path(), 2, 5)
+    assert [(source.name, source.share, len(source.samples)) for source in found] == [
+        ("dubai", data.SHARES["dubai"], 1), ("rendered", data.SHARES["rendered"], 2),
+    ]  # fmt: skip

@@ -18,8 +18,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 import geovl.segmenters.nano
-from geovl.learn.nano import augment
-from geovl.learn.nano.data import Sample, Source
+from geovl.learn.nano import augment, rendered
+from geovl.learn.nano.data import Sample, Source, sources
 from geovl.learn.nano_text import truth
 from geovl.learn.nano_text.truth import Truth
 from geovl.segmenters.nano.text import WIDTH
@@ -37,6 +37,27 @@ SIDES = (256, 384, 512)
 _KEPT = {"class": 6, "size": 8, "place": 10, "relation": 8, "absent": 6}
 """Expressions of a kind kept for a crop, at most."""
 _FOLDER = Path(geovl.segmenters.nano.__file__).parent
+
+
+SHARES = {
+    "dubai": 0.25, "ucm": 0.22, "tags": 0.03, "airports": 0.04, "runways": 0.06, "buildings": 0.07, "trees": 0.03,
+    "rendered": 0.3,
+}  # fmt: skip
+"""How often a crop is of each source."""
+_ZOOM = (0.6, 1.5)  # of rendered scenes
+
+
+def training_sources(root: Path, labels: Path, scenes: int, seed: int) -> list[Source]:
+    """Read what nano-text is trained on: the pictures that nano is, and rendered scenes.
+
+    Args:
+        root: Folder of the pictures.
+        labels: Folder of the drawn masks.
+        scenes: How many scenes to render.
+        seed: Of the scenes.
+    """
+    found = [Source(s.name, SHARES[s.name], s.zoom, s.samples) for s in sources(root, labels, "train")]
+    return [*found, Source("rendered", SHARES["rendered"], _ZOOM, rendered.scenes(scenes, seed))]
 
 
 class Encoder:
@@ -90,11 +111,11 @@ def kept(found: Sequence[Truth], rng: np.random.Generator) -> Iterator[Truth]:
         yield from (mine[int(index)] for index in order)
 
 
-def build(sources: Sequence[Source], count: int, seed: int, out: Path, *, plain: bool = False) -> None:
+def build(families: Sequence[Source], count: int, seed: int, out: Path, *, plain: bool = False) -> None:
     """Write a cache of ``count`` crops, each source with its share.
 
     Args:
-        sources: Pictures.
+        families: Pictures.
         count: Crops.
         seed: Decides everything.
         out: Folder to write.
@@ -104,10 +125,10 @@ def build(sources: Sequence[Source], count: int, seed: int, out: Path, *, plain:
     encode, rng = Encoder(2), np.random.default_rng(seed)
     shape = (count, 2 * 64, CELLS, CELLS)
     features = np.lib.format.open_memmap(out / "features.npy", mode="w+", dtype=np.float16, shape=shape)
-    share = np.array([source.share for source in sources])
+    share = np.array([source.share for source in families])
     grids, coarse, owners, lines = [], [], [], []
     for index in range(count):
-        source = sources[int(rng.choice(len(sources), p=share / share.sum()))]
+        source = families[int(rng.choice(len(families), p=share / share.sum()))]
         pixels, targets = crop(source, rng, plain=plain)
         features[index] = cells(encode(np.ascontiguousarray(pixels.transpose(2, 0, 1))[None]), CELLS)[0]
         for one in kept(list(truth.truths(targets)), rng):

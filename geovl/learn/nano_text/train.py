@@ -22,7 +22,8 @@ from torch.nn import functional
 
 import geovl.segmenters.nano
 from geovl.learn.nano import vocabulary
-from geovl.learn.nano_text.data import CELLS, COARSE, Cache
+from geovl.learn.nano.data import MASKS
+from geovl.learn.nano_text.data import CELLS, COARSE, Cache, build, training_sources
 from geovl.learn.nano_text.model import NanoText
 from geovl.learn.nano_text.wording import say
 from geovl.segmenters.nano.text import TextTable
@@ -35,6 +36,7 @@ FOLDER = Path(geovl.segmenters.nano.__file__).parent
 _CHECKPOINT_SECONDS = 120
 _SHARES = {"class": 0.3, "size": 0.2, "place": 0.22, "relation": 0.13, "absent": 0.15}
 """How often each kind of expression is drawn."""
+_SCENES_SEED = 77
 _LONGEST_ANSWER = 420
 """Tokens; longer answers are speckles that nobody could write down."""
 
@@ -251,12 +253,20 @@ def _average(mean: NanoText, net: NanoText, decay: float) -> None:
 def main() -> None:
     """Train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of the pictures; needed where there is no cache yet")
+    parser.add_argument("--labels", type=Path, default=MASKS)
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--crops", type=int, default=4000, help="in the cache")
+    parser.add_argument("--scenes", type=int, default=700, help="to render for it")
     parser.add_argument("--steps", type=int, default=Recipe().steps)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if not (args.cache / "truths.jsonl").exists():
+        if args.data is None:
+            parser.error(f"there is no cache in {args.cache}: give --data")
+        build(training_sources(args.data, args.labels, args.scenes, _SCENES_SEED), args.crops, 0, args.cache)
     train(args.cache, args.out, Recipe(steps=args.steps), args.threads)
 
 
