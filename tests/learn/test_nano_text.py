@@ -18,7 +18,7 @@ pytest.importorskip("onnxscript", reason="training needs the extra [train]")
 from geovl.learn.nano import data as pictures  # noqa: E402
 from geovl.learn.nano import rendered, vocabulary  # noqa: E402
 from geovl.learn.nano.concepts import CONCEPTS, INDEX, UNKNOWN  # noqa: E402
-from geovl.learn.nano_text import data, evaluate, export, install, train, truth  # noqa: E402
+from geovl.learn.nano_text import calibrate, data, evaluate, export, install, train, truth  # noqa: E402
 from geovl.learn.nano_text.model import lasting  # noqa: E402
 from geovl.learn.nano_text.wording import say  # noqa: E402
 from geovl.segmenters.nano_text import tokens  # noqa: E402
@@ -319,3 +319,37 @@ def test_rendered_scenes_stand_beside_the_pictures(monkeypatch):
     assert [(source.name, source.share, len(source.samples)) for source in found] == [
         ("dubai", data.SHARES["dubai"], 1), ("rendered", data.SHARES["rendered"], 2),
     ]  # fmt: skip
+
+
+def test_the_threshold_is_kept_with_the_graphs_and_decides_how_much_is_written(cache, exported, tmp_path):
+    import shutil
+
+    _, folder = exported
+    for name in export.FILES:
+        shutil.copy(folder / name, tmp_path / name)
+    batch = train.Drawer(data.Cache(cache), train.Recipe()).batch([0, 5, 9, 12], ["building"] * 4, 32)
+    written = []
+    for threshold in (0.8, 0.5, 0.2):
+        export.set_threshold(tmp_path / export.FILES[1], threshold)
+        networks = Networks(["CPUExecutionProvider"], 1, tmp_path)
+        assert networks.threshold == threshold
+        cells = networks.fuse(batch.features.numpy(), batch.words.numpy(), batch.there.numpy())
+        answers = networks.write(cells)
+        written.append(sum(int(answer.grid.sum()) for answer in answers))
+        for answer in answers:
+            assert (answer.chances[answer.grid == 1] >= 0.5).all()
+            assert (answer.chances[answer.grid == 0] <= 0.5).all()
+    assert written == sorted(written)
+    assert written[0] < written[-1]
+
+
+def test_the_threshold_with_the_best_overlap_is_taken(cache, exported, monkeypatch):
+    seen = []
+
+    def overlap(networks, _drawer, index):
+        seen.append(networks.threshold)
+        return 1 - abs(networks.threshold - 0.22)
+
+    monkeypatch.setattr(calibrate, "overlap", overlap)
+    assert calibrate.fit(exported[1], cache, 3) == 0.22
+    assert seen == list(calibrate.THRESHOLDS)

@@ -153,12 +153,13 @@ def round_weights(net: NanoText) -> None:
             value.data = value.data.half().float()
 
 
-def export(net: NanoText, folder: Path) -> None:
+def export(net: NanoText, folder: Path, threshold: float = 0.5) -> None:
     """Write ``fusion.onnx`` and ``writer.onnx``.
 
     Args:
         net: Trained; its large weights are rounded to half precision.
         folder: Where to.
+        threshold: Chance from which a cell is written as the target; see :mod:`geovl.learn.nano_text.calibrate`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     net = net.eval()
@@ -186,6 +187,15 @@ def export(net: NanoText, folder: Path) -> None:
         {"tokens": {0: dynamic}, "col": {0: dynamic}, "cells": {0: dynamic, 2: dynamic}, "past": {1: dynamic},
          "mask": {0: dynamic}},
     )  # fmt: skip
+    set_threshold(folder / FILES[1], threshold)
+
+
+def set_threshold(path: Path, threshold: float) -> None:
+    """Write a threshold into the graph of the writer, in place."""
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    helper.set_model_props(model, {"threshold": repr(threshold)})
+    onnx.save(model, path)
 
 
 def _write(

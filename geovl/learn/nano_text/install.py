@@ -1,6 +1,6 @@
 """Puts a trained nano-text into the package and writes its hashes, sizes and measured figures into its record.
 
-    python -m geovl.learn.nano_text.install --run DIR --data DATA
+    python -m geovl.learn.nano_text.install --run DIR --cache DIR --data DATA
 
 The record (``catalog/models/nano-text.toml``) keeps what people wrote in it; ``[run.weights]``, the sizes and every
 ``[[results]]`` are written anew. Run it in a checkout.
@@ -19,7 +19,8 @@ from geovl.evaluate.referring import MEAN
 from geovl.learn.nano import data
 from geovl.learn.nano.install import rewrite
 from geovl.learn.nano_text import evaluate
-from geovl.learn.nano_text.export import FILES, export
+from geovl.learn.nano_text.calibrate import fit
+from geovl.learn.nano_text.export import FILES, export, set_threshold
 from geovl.learn.nano_text.model import NanoText
 from geovl.runs import sha256
 
@@ -81,6 +82,7 @@ def main() -> None:
     """Export, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="what train wrote to --out")
+    parser.add_argument("--cache", type=Path, required=True, help="what it was trained on")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--labels", type=Path, default=data.MASKS)
     parser.add_argument("--crops", type=int, help="of each source, for a quick look")
@@ -88,6 +90,7 @@ def main() -> None:
     net = NanoText()
     net.load_state_dict(torch.load(args.run / "checkpoint.pt", weights_only=True)["mean"])
     export(net, PACKAGE)
+    set_threshold(PACKAGE / FILES[1], fit(PACKAGE, args.cache))
     parameters = sum(value.numel() for value in net.parameters())
     record = RECORD.read_text("utf-8")
     _put({}, parameters)  # the hashes must fit before the model can be loaded and measured

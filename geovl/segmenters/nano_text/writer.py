@@ -31,7 +31,7 @@ class Answer:
     """uint8 (h, w) of 0 and 1."""
     chances: Floats
     """float32 (h, w), 0..1: how likely each cell shows what was asked for, given all that was written before its run;
-    at least one half where the grid is 1, at most where it is 0."""
+    moved so that one half is the threshold: at least that where the grid is 1, at most where it is 0."""
     steps: int
     """Runs of the network, of which this answer was part."""
 
@@ -57,6 +57,8 @@ class Networks:
         )
         past = next(value for value in self._writer.get_inputs() if value.name == "past")
         self._layers, self._width = past.shape[0], past.shape[3]
+        self.threshold = float(self._writer.get_modelmeta().custom_metadata_map.get("threshold", 0.5))
+        """Chance from which a cell is written as the target: that with the best overlap on training pictures."""
 
     def fuse(self, features: Floats, words: Floats, there: NDArray[np.bool_]) -> Floats:
         """Let phrases and cells look at each other.
@@ -75,7 +77,7 @@ class Networks:
 
     def write(self, cells: Floats) -> list[Answer]:
         """Write an answer for each of the cells (n, h, w, depth)."""
-        writing = _Writing(cells, self._layers, self._width)
+        writing = _Writing(cells, self._layers, self._width, self.threshold)
         while writing.open:
             logits, kept = self._writer.run(["logits", "kept"], writing.feed())
             writing.take(logits, kept)
@@ -85,7 +87,9 @@ class Networks:
 class _Writing:
     """Answers that are being written together; row i of every array is one of those still open."""
 
-    def __init__(self, cells: Floats, layers: int, width: int) -> None:
+    def __init__(self, cells: Floats, layers: int, width: int, threshold: float) -> None:
+        self._threshold = threshold
+        self._shift = float(np.log(threshold / (1 - threshold)))
         count, self._height, self._width = cells.shape[:3]
         self._cells = cells
         self._which = np.arange(count)
@@ -148,7 +152,7 @@ class _Writing:
         """Choose the first label of a row."""
         if not len(rows):
             return
-        apart = logits[rows, TARGET] - logits[rows, OTHERS]
+        apart = logits[rows, TARGET] - logits[rows, OTHERS] - self._shift
         label = np.where(apart > 0, TARGET, OTHERS)
         self._certain[rows] = 1 / (1 + np.exp(-np.abs(apart)))
         self._next[rows, 1], self._pair[rows] = label, False
@@ -157,7 +161,7 @@ class _Writing:
             self._tokens[self._which[row]].append(int(token))
 
     def _count(self, rows: NDArray[np.int64], logits: Floats) -> None:
-        """Choose how long a run is: as far as each cell is more likely within it than not."""
+        """Choose how long a run is: the target lasts while its chance reaches the threshold, others while not."""
         if not len(rows):
             return
         col, width = self._col[rows, 1], self._width
@@ -166,9 +170,13 @@ class _Writing:
         odds = np.exp(odds - odds.max(1, keepdims=True))
         odds /= odds.sum(1, keepdims=True)
         lasting = odds[:, ::-1].cumsum(1)[:, ::-1]  # (r, w): chance that the run has more than k cells
-        count = np.maximum((lasting >= 0.5).sum(1), 1)
+        target = self._next[rows, 1] == TARGET
+        least = np.where(target, self._threshold, 1 - self._threshold)
+        count = np.maximum((lasting >= least[:, None]).sum(1), 1)
+        # moved so that the threshold is one half, as everywhere in geovl
+        sure = lasting / np.maximum(lasting + (1 - lasting) * (least / (1 - least))[:, None], 1e-9)
         for place, row in enumerate(rows):
-            self._run(int(row), int(count[place]), lasting[place])
+            self._run(int(row), int(count[place]), sure[place])
 
     def _run(self, row: int, count: int, lasting: Floats) -> None:
         which, line, col = self._which[row], int(self._row[row, 1]), int(self._col[row, 1])
