@@ -120,6 +120,9 @@ def segment(
     ] = False,
     batch: Annotated[int, typer.Option(help="Windows given to the model at once; halved where memory is short.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    zoom: Annotated[
+        bool, typer.Option("--zoom", help="Ask a text-as-mask model again on a crop around each thing that it found.")
+    ] = False,
     endpoint: Annotated[
         str | None,
         typer.Option(
@@ -172,6 +175,7 @@ def segment(
 
         vocabulary = _vocabulary(prompts or [], classes)
         told = model_options(set_ or [], background=background, precision=precision, endpoint=endpoint)
+        told |= {"zoom": "true"} if zoom else {}
         chosen = pipeline.SegmentOptions(
             bidx=parse_bidx(bidx), stretch=stretch, window=window, overlap=overlap, batch=batch,
             threshold=threshold, min_area=min_area, simplify=simplify, unknown=unknown,

@@ -185,3 +185,20 @@ def test_a_sam_is_not_asked_where_nothing_was_found(sam):
     model._outliner._network.embed = None  # would fail if it were called
     (found,) = model.segment([painted(64)], Vocabulary.from_prompts(["red"]))
     assert not found.values.any()
+
+
+def test_the_command_line_asks_a_checkpoint_and_tells_what_was_wrong(folders, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from geovl.cli.app import app
+
+    monkeypatch.chdir(tmp_path)
+    write_tif(tmp_path / "scene.tif", blobs(64, 64))
+    ask = ["segment", "scene.tif", "ship", "--model", f"text-as-mask:{folders['llava']}", "--set", "grid=4"]
+    done = CliRunner().invoke(app, [*ask, "--zoom", "--json"])
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["model"]["options"]["zoom"] == "true"
+    free = CliRunner().invoke(app, [*ask, "--set", "constrained=false", "--set", "tokens=8"])
+    assert free.exit_code == 0, free.stderr
+    assert "Answers about 1 of 1 windows" in free.stderr
+    assert CliRunner().invoke(app, ["segment", "scene.tif", "building", "--zoom"]).exit_code == 2

@@ -70,7 +70,9 @@ class NanoSegmenter:
     def __init__(self, record: ModelRecord, device: str = "auto", threads: int | None = None) -> None:
         if record.options:
             msg = f"{record.id} has no options, and {', '.join(record.options)} was given."
-            raise UsageError(msg, "Leave --set, --background, --precision and --endpoint out, or choose another model.")
+            raise UsageError(
+                msg, "Leave --set, --background, --precision, --endpoint and --zoom out, or choose another model."
+            )
         self.record = record
         providers = providers_of(device)
         options = ort.SessionOptions()
