@@ -71,7 +71,7 @@ class NanoSegmenter:
         if record.options:
             msg = f"{record.id} has no options, and {', '.join(record.options)} was given."
             raise UsageError(
-                msg, "Leave --set, --background, --precision, --endpoint and --zoom out, or choose another model."
+                msg, "Leave out --set, --background, --precision, --endpoint and --zoom, or choose another model."
             )
         self.record = record
         providers = providers_of(device)
