@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from geovl.learn.nano_text.data import Cache
 from geovl.learn.nano_text.train import Drawer, Recipe
@@ -28,7 +29,8 @@ def overlap(networks: Networks, drawer: Drawer, index: list[int], side: int = 32
         said = [say(drawer.cache.expression(i), {}, np.random.default_rng(i)) for i in part]
         batch = drawer.batch(part, said, side)
         cells = networks.fuse(batch.features.numpy(), batch.words.numpy(), batch.there.numpy())
-        for answer, grid in zip(networks.write(cells), batch.grid.numpy() > 0, strict=True):
+        true: NDArray[np.bool_] = batch.grid.numpy() > 0  # (n, side, side)
+        for answer, grid in zip(networks.write(cells), true, strict=True):
             either = np.count_nonzero((answer.grid > 0) | grid)
             found.append(np.count_nonzero((answer.grid > 0) & grid) / max(either, 1))
     return float(np.mean(found))

@@ -6,7 +6,7 @@ Every weight must be there, as transformers itself would fill up what is missing
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from torch import Tensor
 
 from geovl import weights
 from geovl.errors import ModelError
-from geovl.segmenters.open_vocabulary.tensors import CONFIG, INDEX, read_json, read_tensors, weight_files
+from geovl.segmenters.open_vocabulary.tensors import CONFIG, read_json, read_tensors, weight_files
 from geovl.weights import Origin, Progress
 
 KNOWN = "Known are LLaVA-1.5, Qwen2-VL, Qwen2.5-VL, Qwen3-VL, InternVL and PaliGemma as transformers has them."
-SAFE = ("model.safetensors", INDEX)
+_, SAFE, _TOKENIZERS = weights.WHOLE_MODEL
 """Names of weights that hold nothing but tensors; the second names the parts that they are in."""
 
 _EXTRA = 'pip install "geovl[torch]"'
@@ -29,12 +29,6 @@ _SAVED = "A folder as transformers' save_pretrained writes it is expected."
 _CONVERT = "Where you trust it, load it with transformers and save_pretrained() it elsewhere."
 _GENERATION = "generation_config.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
-_BESIDE = (
-    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt"),
-    *("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
-    *("chat_template.jinja", "chat_template.json", _GENERATION),
-)
 _WRONG = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError, OSError, ImportError)
 """What transformers raises on files that are missing, damaged or do not fit each other."""
 
@@ -122,8 +116,7 @@ def _on_hub(source: str) -> Origin:
     if name == source and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
         msg = f"{source!r} is no folder and no hf-hub:owner/name."
         raise ModelError(msg, _SAVED)
-    named = weights.origin(f"hf-hub:{name}")
-    return replace(named, needed=((CONFIG,), SAFE, _TOKENIZERS), optional=_BESIDE)
+    return weights.whole_model(f"hf-hub:{name}")
 
 
 def _common(source: str, files: Mapping[str, Path]) -> Path:
