@@ -31,8 +31,8 @@ def overlap(networks: Networks, drawer: Drawer, index: list[int], side: int = 32
         cells = networks.fuse(batch.features.numpy(), batch.words.numpy(), batch.there.numpy())
         true: NDArray[np.bool_] = batch.grid.numpy() > 0  # (n, side, side)
         for answer, grid in zip(networks.write(cells), true, strict=True):
-            either = np.count_nonzero((answer.grid > 0) | grid)
-            found.append(np.count_nonzero((answer.grid > 0) & grid) / max(either, 1))
+            either = int(np.count_nonzero((answer.grid > 0) | grid))
+            found.append(int(np.count_nonzero((answer.grid > 0) & grid)) / max(either, 1))
     return float(np.mean(found))
 
 
