@@ -353,3 +353,18 @@ def test_the_threshold_with_the_best_overlap_is_taken(cache, exported, monkeypat
     monkeypatch.setattr(calibrate, "overlap", overlap)
     assert calibrate.fit(exported[1], cache, 3) == 0.22
     assert seen == list(calibrate.THRESHOLDS)
+
+
+def test_the_bundled_model_is_measured_on_tiles_and_on_scenes():
+    model = evaluate.NanoTextSegmenter(evaluate.catalog.model("nano-text").record, "cpu", 1)
+    sample = rendered.scenes(1, 4)[0]
+    source = pictures.Source("dubai", 1.0, (0.6, 1.0), [sample])
+    told = evaluate.tiles(model, [source], 1)
+    assert {"tiles", "tiles, dubai"} <= set(told)
+    assert told["tiles"]["expressions"] == told["tiles, dubai"]["expressions"] > 0
+    over = evaluate.scenes(model, [sample])
+    assert 0 < over["scenes"]["with target"] <= 8
+    oracle = over["scenes"]["gIoU = mIoU (mean)"]["grid oracle"]
+    assert 0 < oracle <= 1
+    rows = tomllib.loads(install.results(told | over))["results"]
+    assert all(0 <= row["value"] <= 1 for row in rows)

@@ -138,7 +138,7 @@ def scenes(segmenter: NanoTextSegmenter, samples: Sequence[data.Sample]) -> dict
 
 
 def _over_scene(segmenter: NanoTextSegmenter, path: Path, phrase: str, store: Path) -> NDArray[np.bool_]:
-    vocabulary, source = Vocabulary.from_prompts([phrase]), Source(str(path), path.name)
+    vocabulary, source = Vocabulary.from_prompts([phrase]), Source(path.name, str(path))
     notes, options = segmenter.understand(vocabulary), SegmentOptions()
     with Job.begin(source, vocabulary, segmenter, notes, options, RunStore(store), None, shared=False) as job:
         job.begin_work(anew=True)
