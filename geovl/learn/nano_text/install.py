@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import geovl.segmenters.nano_text
-from geovl.evaluate.referring import MEAN
+from geovl.evaluate.referring import CUMULATIVE, MEAN
 from geovl.learn.nano import data
 from geovl.learn.nano.install import rewrite
 from geovl.learn.nano_text import evaluate
@@ -26,6 +26,7 @@ from geovl.runs import sha256
 
 PACKAGE = Path(geovl.segmenters.nano_text.__file__).parent
 RECORD = PACKAGE.parents[2] / "catalog" / "models" / "nano-text.toml"
+_TOLD = (CUMULATIVE, MEAN, "Pr@0.5")
 _SETS = {
     "dubai": ("Dubai land cover", "tiles 2 and 6, never trained on"),
     "ucm": ("UC Merced with drawn masks", "pictures from number 82, harbours below 42"),
@@ -44,20 +45,21 @@ def results(report: Mapping[str, Mapping[str, Any]]) -> str:
         if place.startswith("scenes"):
             dataset, split = _SETS["dubai"][0], _SETS["dubai"][1] + "; whole pictures, settled over all windows"
         setting = f"{found['expressions']} expressions" + (f", {kind}" if kind else "")
-        parts += [_row(metric, value, dataset, split, setting) for metric, value in _figures(found)]
+        parts += [_row(metric, value, dataset, split, setting) for metric, value in _figures(found, brief=bool(kind))]
     return "".join(parts)
 
 
-def _figures(found: Mapping[str, Any]) -> list[tuple[str, float]]:
+def _figures(found: Mapping[str, Any], *, brief: bool) -> list[tuple[str, float]]:
+    """Return what a record tells of a set; of one kind of expression only the mean and its oracle."""
     out = []
     for metric, value in found.items():
         if isinstance(value, dict):
-            if value["model"] is None:
+            if value["model"] is None or metric not in ((MEAN,) if brief else _TOLD):
                 continue
             out.append((metric, value["model"]))
             if metric == MEAN:
                 out.append((f"{metric}, grid oracle", value["grid oracle"]))
-        elif metric == "unfiltered":
+        elif metric == "unfiltered" and not brief:
             out.append((f"{MEAN}, without guided filter", value))
         elif metric in {"N-acc", "named right"}:
             out.append((metric, value))
