@@ -348,11 +348,41 @@ def test_the_threshold_with_the_best_overlap_is_taken(cache, exported, monkeypat
 
     def overlap(networks, _drawer, index):
         seen.append(networks.threshold)
-        return 1 - abs(networks.threshold - 0.22)
+        return 1 - abs(networks.threshold - 0.28)
 
     monkeypatch.setattr(calibrate, "overlap", overlap)
-    assert calibrate.fit(exported[1], cache, 3) == 0.22
+    assert calibrate.fit(exported[1], cache, 3) == 0.28
     assert seen == list(calibrate.THRESHOLDS)
+
+
+def test_an_answer_over_one_window_is_settled_as_a_run_would_be():
+    chances = np.full((40, 60), 0.1, np.float32)
+    chances[2:10, 2:10], chances[20:38, 30:58], chances[10, 10] = 0.9, 0.6, 0.9
+    large = chances == np.float32(0.6)
+    said = {"building": chances, "water": np.where(np.arange(60) < 12, 0.8, 0.0).astype(np.float32) * np.ones((40, 1))}
+    said["water"][:12] = 0
+    assert (evaluate.settled("building", said) == (chances > 0.5)).all()
+    assert (evaluate.settled("the largest building", said) == large).all()
+    # the pixel that touches by its corner only is a thing of its own
+    assert evaluate.settled("the smallest building", said).sum() == 1
+    assert (evaluate.settled("building at the bottom", said) == large).all()
+    near = evaluate.settled("building next to water", said)
+    assert near[2:10, 2:10].all()
+    assert not near[large].any()
+
+
+def test_thresholds_are_judged_by_settled_answers(cache, exported):
+    networks, drawer = (
+        Networks(["CPUExecutionProvider"], 1, exported[1]),
+        train.Drawer(data.Cache(cache), train.Recipe()),
+    )
+    index = [0, 5, 9, 12, 20]
+    found = []
+    for threshold in (0.999, 0.5, 0.001):
+        networks.threshold = threshold
+        found.append(calibrate.overlap(networks, drawer, index))
+    assert all(0 <= value <= 1 for value in found)
+    assert len(set(found)) > 1
 
 
 def test_the_bundled_model_is_measured_on_tiles_and_on_scenes():
@@ -360,7 +390,7 @@ def test_the_bundled_model_is_measured_on_tiles_and_on_scenes():
     sample = rendered.scenes(1, 4)[0]
     source = pictures.Source("dubai", 1.0, (0.6, 1.0), [sample])
     told = evaluate.tiles(model, [source], 1)
-    assert {"tiles", "tiles, dubai"} <= set(told)
+    assert {"tiles", "tiles, dubai", "tiles, read whole", "tiles: class"} <= set(told)
     assert told["tiles"]["expressions"] == told["tiles, dubai"]["expressions"] > 0
     over = evaluate.scenes(model, [sample])
     assert 0 < over["scenes"]["with target"] <= 8

@@ -1,39 +1,59 @@
 """Fits the chance from which a cell is written as the target.
 
 A writer that is uncertain where something is gives every place a small chance; with one half as the limit it would
-write nothing. The limit with the best mean overlap on pictures of the training side is taken instead.
+write nothing. The limit is taken with which expressions about pictures of the training side are answered best, as
+``geovl segment`` answers them: things are asked for, which of them are meant is settled by rules.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geovl.learn.nano_text.data import Cache
+from geovl.learn.nano_text.data import CELLS, Cache
+from geovl.learn.nano_text.evaluate import settled
 from geovl.learn.nano_text.train import Drawer, Recipe
 from geovl.learn.nano_text.wording import say
 from geovl.segmenters.nano_text.writer import Networks
+from geovl.segmenters.text_as_mask.grid import to_grid
+from geovl.settling import settlement
+from geovl.types import Vocabulary
 
 log = logging.getLogger(__name__)
 
-THRESHOLDS = (0.5, 0.4, 0.3, 0.22, 0.16, 0.11, 0.07)
+THRESHOLDS = (0.6, 0.5, 0.42, 0.35, 0.28, 0.22, 0.16)
 _TOGETHER = 16
+_PIXELS = 8  # of a cell, where regions are told apart
 
 
-def overlap(networks: Networks, drawer: Drawer, index: list[int], side: int = 32) -> float:
-    """Return the mean IoU of grids over truths that have a target."""
+def overlap(networks: Networks, drawer: Drawer, index: Sequence[int]) -> float:
+    """Return the mean IoU of settled answers over truths, on grids; of a truth without target 1 if nothing is found."""
+    said = [say(drawer.cache.expression(i), {}, np.random.default_rng(i)) for i in index]
+    plans = [settlement(Vocabulary.from_prompts([phrase])) for phrase in said]
+    things = [(i, entry.phrases[0]) for i, plan in zip(index, plans, strict=True) for entry in plan.asked.classes]
+    asked = list(dict.fromkeys(things))
+    chances = dict(zip(asked, _written(networks, drawer, asked), strict=True))
     found = []
-    for first in range(0, len(index), _TOGETHER):
-        part = index[first : first + _TOGETHER]
-        said = [say(drawer.cache.expression(i), {}, np.random.default_rng(i)) for i in part]
-        batch = drawer.batch(part, said, side)
-        cells = networks.fuse(batch.features.numpy(), batch.words.numpy(), batch.there.numpy())
-        true: NDArray[np.bool_] = batch.grid.numpy() > 0  # (n, side, side)
-        for answer, grid in zip(networks.write(cells), true, strict=True):
-            either = int(np.count_nonzero((answer.grid > 0) | grid))
-            found.append(int(np.count_nonzero((answer.grid > 0) & grid)) / max(either, 1))
+    for i, phrase, plan in zip(index, said, plans, strict=True):
+        mine = {entry.phrases[0]: chances[i, entry.phrases[0]] for entry in plan.asked.classes}
+        grid = to_grid(settled(phrase, mine).astype(np.uint8), (CELLS, CELLS)) > 0
+        true = drawer.cache.grid(i, CELLS) > 0
+        either = int(np.count_nonzero(grid | true))
+        found.append(int(np.count_nonzero(grid & true)) / either if either else 1.0)
     return float(np.mean(found))
+
+
+def _written(networks: Networks, drawer: Drawer, asked: Sequence[tuple[int, str]]) -> list[NDArray[np.float32]]:
+    """Return the chances that are written for things in the crops of truths, float32 (pixels, pixels) each."""
+    out = []
+    cell = np.ones((_PIXELS, _PIXELS), np.float32)
+    for first in range(0, len(asked), _TOGETHER):
+        part = asked[first : first + _TOGETHER]
+        cells = networks.fuse(*drawer.read([i for i, _ in part], [phrase for _, phrase in part], CELLS))
+        out += [np.kron(answer.chances, cell) for answer in networks.write(cells)]
+    return out
 
 
 def fit(folder: Path, cache: Path, count: int = 320, seed: int = 0) -> float:
@@ -50,7 +70,7 @@ def fit(folder: Path, cache: Path, count: int = 320, seed: int = 0) -> float:
     rng = np.random.default_rng(seed)
     real = [
         int(i) for i in rng.permutation(len(kept))[: 20 * count]
-        if kept.told[i]["source"] != "rendered" and kept.told[i]["kind"] != "absent" and kept.grid(int(i)).any()
+        if kept.told[i]["source"] != "rendered" and (kept.told[i]["kind"] == "absent" or kept.grid(int(i)).any())
     ][:count]  # fmt: skip
     best = (0.0, THRESHOLDS[0])
     for threshold in THRESHOLDS:

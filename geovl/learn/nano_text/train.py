@@ -34,8 +34,10 @@ log = logging.getLogger(__name__)
 
 FOLDER = Path(geovl.segmenters.nano.__file__).parent
 _CHECKPOINT_SECONDS = 120
-_SHARES = {"class": 0.3, "size": 0.2, "place": 0.22, "relation": 0.13, "absent": 0.15}
+_SHARES = {"class": 0.4, "size": 0.15, "place": 0.2, "relation": 0.11, "absent": 0.14}
 """How often each kind of expression is drawn."""
+_RENDERED = 0.5
+"""How often a truth of a rendered scene is drawn, where a like one of a photograph is drawn once."""
 _SCENES_SEED = 77
 _LONGEST_ANSWER = 420
 """Tokens; longer answers are speckles that nobody could write down."""
@@ -47,7 +49,9 @@ class Recipe:
 
     steps: int = 12_000
     batch: int = 24
-    coarse: float = 0.4
+    alone: int = 0
+    """Steps, of the first, in which only cells are learnt: the writer begins with what they say, and costs half."""
+    coarse: float = 0.3
     """Share of the batches at 16 x 16, which cost a quarter."""
     rate: float = 1.5e-3
     warm: int = 300
@@ -97,6 +101,8 @@ class Drawer:
         names, inverse, counts = np.unique(heads, return_inverse=True, return_counts=True)
         del names
         weight = counts[inverse] ** -0.5 if len(index) else np.zeros(0)
+        rendered = np.array([self.cache.told[i]["source"] == "rendered" for i in index], np.bool_)
+        weight = weight * np.where(rendered, _RENDERED, 1.0)
         return np.asarray(weight / max(weight.sum(), 1e-9), np.float64)
 
     def draw(self, step: int) -> Batch:
@@ -114,13 +120,6 @@ class Drawer:
         written = [write(self.cache.grid(i, side)) for i in index]
         keep = [k for k, one in enumerate(written) if len(one.tokens) <= _LONGEST_ANSWER] or [0]
         index, said, written = [index[k] for k in keep], [said[k] for k in keep], [written[k] for k in keep]
-        features = np.stack([self.cache.features[self.cache.crop[i]] for i in index]).astype(np.float32)
-        if side == COARSE:
-            n, channels = features.shape[:2]
-            blocks = features.reshape(n, channels, COARSE, 2, COARSE, 2)
-            half = channels // 2
-            features = np.concatenate([blocks[:, :half].mean((3, 5)), blocks[:, half:].max((3, 5))], 1)
-        words, there = padded_words([self.text.vectors(phrase) for phrase in said])
         length = max(len(one.tokens) for one in written)
 
         def pad(name: str) -> Tensor:
@@ -131,7 +130,23 @@ class Drawer:
 
         grid = torch.from_numpy(np.stack([self.cache.grid(i, side) for i in index]).astype(np.float32))
         arrays = [pad(name) for name in ("tokens", "row", "col", "decided")]
-        return Batch(torch.from_numpy(features), torch.from_numpy(words), torch.from_numpy(there), grid, *arrays)
+        return Batch(*map(torch.from_numpy, self.read(index, said, side)), grid, *arrays)
+
+    def read(
+        self, index: list[int], said: list[str], side: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+        """Return what the network reads where phrases are said about the crops of truths.
+
+        Returns:
+            Features float32 (n, 128, side, side), word pieces float32 (n, t, 128) and bool (n, t) where they are.
+        """
+        features = np.stack([self.cache.features[self.cache.crop[i]] for i in index]).astype(np.float32)
+        if side == COARSE:
+            n, channels = features.shape[:2]
+            blocks = features.reshape(n, channels, COARSE, 2, COARSE, 2)
+            half = channels // 2
+            features = np.concatenate([blocks[:, :half].mean((3, 5)), blocks[:, half:].max((3, 5))], 1)
+        return features, *padded_words([self.text.vectors(phrase) for phrase in said])
 
 
 def allowed(tokens: Tensor, col: Tensor, width: int) -> Tensor:
@@ -146,13 +161,15 @@ def allowed(tokens: Tensor, col: Tensor, width: int) -> Tensor:
     return torch.where(starts[..., None], label, count)
 
 
-def losses(net: NanoText, batch: Batch, recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """Return the losses of the writer and of the cells, means."""
+def losses(net: NanoText, batch: Batch, recipe: Recipe, *, writing: bool = True) -> tuple[Tensor, Tensor]:
+    """Return the losses of the writer and of the cells, means; of the writer nothing unless ``writing``."""
     fused = net.fusion(batch.features, batch.words, batch.there)
     cell = net.fusion.logits(fused).float()
     truth = batch.grid
     dice = 1 - (2 * (cell.sigmoid() * truth).sum((1, 2)) + 1) / (cell.sigmoid().sum((1, 2)) + truth.sum((1, 2)) + 1)
     cells = functional.binary_cross_entropy_with_logits(cell, truth) + dice.mean()
+    if not writing:
+        return cells.new_zeros(()), cells
     # what cells say by themselves is learnt from cells alone
     logits = net.writer(batch.tokens, batch.row, batch.col, fused, cell.detach()).float()[:, :-1]
     may = allowed(batch.tokens, batch.col, fused.shape[2])[:, :-1]
@@ -189,7 +206,9 @@ def initial(recipe: Recipe) -> NanoText:
     return net
 
 
-def train(cache: Path, out: Path, recipe: Recipe, threads: int, seconds: float = math.inf) -> NanoText:
+def train(
+    cache: Path, out: Path, recipe: Recipe, threads: int, seconds: float = math.inf, start: Path | None = None
+) -> NanoText:
     """Train, going on from a checkpoint where there is one, and return the averaged network.
 
     Args:
@@ -198,6 +217,7 @@ def train(cache: Path, out: Path, recipe: Recipe, threads: int, seconds: float =
         recipe: How.
         threads: Of torch.
         seconds: Stop after these, as if the steps were done.
+        start: Checkpoint of another run, whose averaged weights are the first of this one.
     """
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
@@ -210,6 +230,10 @@ def train(cache: Path, out: Path, recipe: Recipe, threads: int, seconds: float =
         for part, name in ((net, "net"), (mean, "mean"), (optimizer, "optimizer")):
             part.load_state_dict(state[name])
         first = state["step"]
+    elif start is not None:
+        state = torch.load(start, weights_only=True)
+        for part in (net, mean):
+            part.load_state_dict(state["mean"])
     began = kept = time.monotonic()
     sums = np.zeros(2)
     for step in range(first, recipe.steps):
@@ -217,7 +241,7 @@ def train(cache: Path, out: Path, recipe: Recipe, threads: int, seconds: float =
             group["lr"] = _rate(recipe, step)
         batch = drawer.draw(step)
         with torch.autocast("cpu", torch.bfloat16):
-            writer, cells = losses(net, batch, recipe)
+            writer, cells = losses(net, batch, recipe, writing=step >= recipe.alone)
         optimizer.zero_grad()
         (writer + recipe.cells * cells).backward()
         torch.nn.utils.clip_grad_norm_(free, 1.0)
@@ -260,6 +284,8 @@ def main() -> None:
     parser.add_argument("--crops", type=int, default=4000, help="in the cache")
     parser.add_argument("--scenes", type=int, default=700, help="to render for it")
     parser.add_argument("--steps", type=int, default=Recipe().steps)
+    parser.add_argument("--alone", type=int, default=Recipe().alone, help="steps in which only cells are learnt")
+    parser.add_argument("--start", type=Path, help="checkpoint of another run to begin with")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -267,7 +293,8 @@ def main() -> None:
         if args.data is None:
             parser.error(f"there is no cache in {args.cache}: give --data")
         build(training_sources(args.data, args.labels, args.scenes, _SCENES_SEED), args.crops, 0, args.cache)
-    train(args.cache, args.out, Recipe(steps=args.steps), args.threads)
+    recipe = Recipe(steps=args.steps, alone=args.alone)
+    train(args.cache, args.out, recipe, args.threads, start=args.start)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,8 @@ class Layer:
 
 def layer(concept: str, mask: NDArray[np.bool_]) -> Layer:
     """Find the objects of a concept in its mask (h, w)."""
-    count, regions, stats, centres = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    # connected as polygons are: pixels that meet at a corner only are two things
+    count, regions, stats, centres = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
     area = stats[1:count, cv2.CC_STAT_AREA].astype(np.float64)
     large = area >= LEAST_AREA
     number = np.zeros(count, np.int32)
