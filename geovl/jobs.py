@@ -24,7 +24,7 @@ from geovl.raster import Raster, RasterInfo, Stretch
 from geovl.runs import MANIFEST, Run, RunStore, new_id, sha256
 from geovl.segmenters import refine
 from geovl.segmenters.base import HasBatch, HasCells, HasWindows, Refers, Segmenter
-from geovl.settling import rejected, settlement
+from geovl.settling import SPECKLE, rejected, settlement, smallest
 from geovl.sources import Source
 from geovl.stitch import Band, Decision, settle
 from geovl.types import ClassPrompt, GeoBox, PromptNote, Vocabulary, Window
@@ -35,7 +35,6 @@ BYTES_PIXEL = 0.5
 """Of labels and scores, compressed: two to three times what nano's took where it was measured."""
 WINDOW = (1152, 128)
 """Side and overlap of windows where neither user nor model says."""
-_SPECKLE = 25  # pixels; regions below are dropped unless --min-area is given
 _WALL = 3.0
 """Pixels by which a wall may leave the labels: a model that answers every fourth pixel has them no straighter."""
 _BUILDINGS = {"building", "mobile home", "greenhouse"}
@@ -520,8 +519,17 @@ class Job:
         if plan_ is None or not plan_.settles:
             return self._settled()
         rows = Rows(self._settled(), lambda _band: None, shape)
-        out = rejected(plan_, rows.labels, rows.scores, self.info.geobox, self.task.decision.nodata)
+        nodata, least = self.task.decision.nodata, self._least()
+        out = rejected(plan_, rows.labels, rows.scores, self.info.geobox, nodata, least)
         return out.erase(self._settled(), shape)
+
+    def _least(self) -> float:
+        """Pixels of the smallest region that can be what an expression means: none that is dropped later on."""
+        asked = self.options.min_area
+        if asked is not None:
+            return asked / self.info.gsd**2 if self.info.gsd else 0.0
+        cell = self.work.plan.get("cell")
+        return smallest(None if cell is None else cell["pixels"])
 
     def finish(self, listener: Listener) -> Run:
         """Read the bands once: write the rasters and the polygons, and leave the run.
@@ -541,7 +549,7 @@ class Job:
             self.task.decision,
             str(work.plan["model"]["id"]),
             min_area=min_area or 0.0,
-            min_pixels=0 if min_area is not None else _SPECKLE,
+            min_pixels=0 if min_area is not None else SPECKLE,
             simplify=self._simplify() if options.simplify is None else options.simplify / pixel,
             square=self._square(),
         )

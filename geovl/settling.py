@@ -21,6 +21,8 @@ from geovl.stitch import SCORE_SCALE, Band
 from geovl.types import ClassPrompt, GeoBox, Polygons, Vocabulary
 
 Labels = NDArray[np.unsignedinteger]
+SPECKLE = 25
+"""Pixels; regions below are no things, and are dropped from polygons unless ``--min-area`` is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +79,11 @@ def rejected(
     scores: Callable[[int, int], NDArray[np.uint8]],
     geobox: GeoBox,
     nodata: int,
+    least: float = 0.0,
 ) -> "Regions":
     """Outline all regions of a scene and return those that no expression means.
+
+    Regions below ``least`` are specks, not things: the smallest building is none of them, unless there is nothing else.
 
     Args:
         plan: What was asked.
@@ -86,6 +91,7 @@ def rejected(
         scores: The same of the scores, after the labels.
         geobox: The raster's grid.
         nodata: Label of what has no data.
+        least: Pixels of the smallest region that is a thing.
 
     Returns:
         The regions whose pixels become background: of each class those that were not chosen, and all the others.
@@ -105,10 +111,28 @@ def rejected(
         if expression is None or not len(mine):
             continue
         other = plan.others[index]
-        beside = shapes[label == other] if other is not None else np.empty(0, object)
-        objects = _objects(shapes[mine], count[mine], beside, geobox)
-        out[mine[~chosen(expression, objects)]] = True
+        beside = shapes[_things(np.flatnonzero(label == other), count, least)] if other is not None else shapes[:0]
+        things = _things(mine, count, least)
+        objects = _objects(shapes[things], count[things], beside, geobox)
+        out[mine] = True
+        out[things[chosen(expression, objects)]] = False
     return Regions(shapes[out])
+
+
+def smallest(cell: float | None) -> float:
+    """Return the pixels of the smallest region that is a thing.
+
+    Args:
+        cell: Pixels of the side of a cell, of a model that has cells. Of less than a quarter of one only the blending
+            of windows and cells can make a region.
+    """
+    return max(SPECKLE, 0.0 if cell is None else cell**2 / 4)
+
+
+def _things(mine: NDArray[np.int64], count: NDArray[np.int64], least: float) -> NDArray[np.int64]:
+    """Return those regions, by their places, that are no specks; all of them where there is nothing else."""
+    large = mine[count[mine] >= least]
+    return large if len(large) else mine
 
 
 def _shapes(batch: Polygons) -> NDArray[np.object_]:

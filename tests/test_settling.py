@@ -93,6 +93,21 @@ def test_what_an_expression_means_is_settled_over_all_windows(scene, store, prom
     assert run.manifest["classes"][0]["polygons"] == len(meant)
 
 
+@pytest.mark.parametrize(("min_area", "wins"), [(None, (170, 230, 8, 8)), (0, (5, 200, 3, 3))])
+def test_a_speck_is_no_thing_unless_it_is_asked_for(tmp_path, store, min_area, wins):
+    pixels = np.zeros((3, 200, 260), np.uint8)
+    for row, col, height, width in (*ROOFS, (5, 200, 3, 3)):
+        pixels[0, row : row + height, col : col + width] = 255
+    source = write_tif(tmp_path / "scene.tif", pixels)
+    options = SegmentOptions(window=64, overlap=0, simplify=0, min_area=min_area)
+    made = segment(str(source), Vocabulary.from_prompts(["the smallest roof"]), Reader(), store, options)
+    row, col, height, width = wins
+    expected = np.zeros((200, 260), bool)
+    expected[row : row + height, col : col + width] = True
+    assert ((made.labels() == 1) == expected).all()
+    assert made.manifest["polygons"] == 1
+
+
 def test_nearness_asks_for_the_other_thing_and_leaves_it_out(scene, store):
     reader = Reader()
     run = segment(

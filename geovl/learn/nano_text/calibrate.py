@@ -18,7 +18,7 @@ from geovl.learn.nano_text.train import Drawer, Recipe
 from geovl.learn.nano_text.wording import say
 from geovl.segmenters.nano_text.writer import Networks
 from geovl.segmenters.text_as_mask.grid import to_grid
-from geovl.settling import settlement
+from geovl.settling import settlement, smallest
 from geovl.types import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 THRESHOLDS = (0.6, 0.5, 0.42, 0.35, 0.28, 0.22, 0.16)
 _TOGETHER = 16
 _PIXELS = 8  # of a cell, where regions are told apart
+_THING = smallest(_PIXELS)
 
 
 def overlap(networks: Networks, drawer: Drawer, index: Sequence[int]) -> float:
@@ -38,7 +39,7 @@ def overlap(networks: Networks, drawer: Drawer, index: Sequence[int]) -> float:
     found = []
     for i, phrase, plan in zip(index, said, plans, strict=True):
         mine = {entry.phrases[0]: chances[i, entry.phrases[0]] for entry in plan.asked.classes}
-        grid = to_grid(settled(phrase, mine).astype(np.uint8), (CELLS, CELLS)) > 0
+        grid = to_grid(settled(phrase, mine, _THING).astype(np.uint8), (CELLS, CELLS)) > 0
         true = drawer.cache.grid(i, CELLS) > 0
         either = int(np.count_nonzero(grid | true))
         found.append(int(np.count_nonzero(grid & true)) / either if either else 1.0)

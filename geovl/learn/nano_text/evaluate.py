@@ -33,7 +33,7 @@ from geovl.learn.nano_text.wording import say
 from geovl.runs import RunStore
 from geovl.segmenters.nano_text.segmenter import NanoTextSegmenter
 from geovl.segmenters.text_as_mask.grid import to_grid, to_pixels
-from geovl.settling import rejected, settlement
+from geovl.settling import rejected, settlement, smallest
 from geovl.sources import Source
 from geovl.stitch import Band
 from geovl.types import Chip, GeoBox, Vocabulary, Window
@@ -150,16 +150,18 @@ def _answered(
     vocabulary = Vocabulary.from_prompts(list(dict.fromkeys([*said, *things])))
     chances = dict(zip(vocabulary.names, segmenter.segment([chip], vocabulary)[0].values, strict=True))
     grids = dict(zip(vocabulary.names, segmenter.answers([chip], vocabulary.names)[0], strict=True))
+    least = smallest(max(height, width) / segmenter.cells)
     for one, phrase in zip(asked, said, strict=True):
-        yield Answered(one, settled(phrase, chances), chances[phrase] >= _LEAST, grids[phrase].grid)
+        yield Answered(one, settled(phrase, chances, least), chances[phrase] >= _LEAST, grids[phrase].grid)
 
 
-def settled(phrase: str, chances: Mapping[str, NDArray[np.float32]]) -> NDArray[np.bool_]:
+def settled(phrase: str, chances: Mapping[str, NDArray[np.float32]], least: float = 0.0) -> NDArray[np.bool_]:
     """Return what ``geovl segment`` finds for a phrase in one window.
 
     Args:
         phrase: A referring expression.
         chances: Of each thing that its settlement asks for, float32 (h, w).
+        least: Pixels of the smallest region that is a thing.
 
     Returns:
         bool (h, w).
@@ -171,9 +173,8 @@ def settled(phrase: str, chances: Mapping[str, NDArray[np.float32]]) -> NDArray[
     if plan.settles:
         sure = np.round(best * 254).astype(np.uint8)
         shape = (labels.shape[0], labels.shape[1])
-        regions = rejected(
-            plan, lambda a, b: labels[a:b], lambda a, b: sure[a:b], GeoBox(shape, Affine.identity(), None), 255
-        )
+        box = GeoBox(shape, Affine.identity(), None)
+        regions = rejected(plan, lambda a, b: labels[a:b], lambda a, b: sure[a:b], box, 255, least)
         (band,) = regions.erase(iter([Band(0, Window(0, 0, *shape), labels, sure, None, None, None)]), shape)
         return np.asarray(band.labels == 1)
     return labels == 1
