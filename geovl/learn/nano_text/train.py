@@ -130,7 +130,8 @@ class Drawer:
 
         grid = torch.from_numpy(np.stack([self.cache.grid(i, side) for i in index]).astype(np.float32))
         arrays = [pad(name) for name in ("tokens", "row", "col", "decided")]
-        return Batch(*map(torch.from_numpy, self.read(index, said, side)), grid, *arrays)
+        features, words, there = map(torch.from_numpy, self.read(index, said, side))
+        return Batch(features, words, there, grid, *arrays)
 
     def read(
         self, index: list[int], said: list[str], side: int
