@@ -158,8 +158,8 @@ def plan_of(
         "model": asdict(record) | {"gsd_range": None if record.gsd_range is None else list(record.gsd_range)},
         "options": asdict(options) | {"bidx": list(options.bidx) if options.bidx else None},
         "scale": scale,
-        # one window shows a model the whole scene: it reads expressions itself
-        "settled": segmenter.refers if isinstance(segmenter, Refers) and not alone else None,
+        # one window shows a model the whole scene: it may read expressions itself
+        "settled": segmenter.refers if isinstance(segmenter, Refers) and not (alone and segmenter.reads_whole) else None,
         "cell": _cell(info, segmenter, window, scale),
         # a model that has windows of its own is slow: the scores of a row of windows are kept as they come
         "keeps": isinstance(segmenter, HasWindows),

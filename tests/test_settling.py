@@ -20,6 +20,7 @@ class Reader(BrightnessSegmenter):
     """Finds what is red for "roof", what is green for "pond", and keeps the phrases that it was asked."""
 
     refers = "rules"
+    reads_whole = True
 
     def __init__(self):
         self.asked = []
@@ -150,6 +151,16 @@ def test_one_window_shows_a_model_the_whole_scene_and_it_reads_for_itself(scene,
     run = segment(str(scene), Vocabulary.from_prompts(["the largest roof"]), reader, store, SegmentOptions(window=288))
     assert set(reader.asked) == {("the largest roof",)}
     assert not run.manifest["settled"]
+
+
+def test_one_window_is_settled_too_where_rules_do_it_better(scene, store):
+    reader = Reader()
+    reader.reads_whole = False
+    options = SegmentOptions(window=288, simplify=0)
+    run = segment(str(scene), Vocabulary.from_prompts(["the largest roof"]), reader, store, options)
+    assert set(reader.asked) == {("roof",)}
+    assert np.array_equal(run.labels() == 1, roofs()[1])
+    assert run.manifest["settled"]
 
 
 def test_a_model_that_does_not_refer_is_asked_what_was_typed(scene, store):

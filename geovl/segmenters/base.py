@@ -85,6 +85,8 @@ class Refers(Protocol):
     refers: Literal["rules", "anything"]
     """``rules``: it reads what these rules settle, and nothing else; ``anything``: any phrase, of which only those that
     need a whole scene are settled."""
+    reads_whole: bool
+    """Whether it is given the whole expression where one window shows the whole raster; else rules settle that too."""
 
 
 @runtime_checkable

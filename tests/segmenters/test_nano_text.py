@@ -37,6 +37,11 @@ def test_it_keeps_the_contract(model):
     check(pipeline.load_segmenter("nano-text", "cpu", {"grid": "16", "upsample": "linear"}), ["water", "road"])
 
 
+def test_which_things_are_meant_is_settled_by_rules_unless_it_is_to_read_itself(model):
+    assert not model.reads_whole
+    assert pipeline.load_segmenter("nano-text", "cpu", {"read": "whole"}).reads_whole
+
+
 def test_its_answers_are_descriptors(model):
     for answer in model.answers([chip(0), chip(1)], ["building", "trees on the left"])[1]:
         text = tokens.spell(answer.tokens, "trees on the left")
@@ -69,7 +74,7 @@ def test_the_thing_decides_how_well_an_expression_is_known(model):
     assert largest.nearest == ("building",)
 
 
-@pytest.mark.parametrize("options", [{"grid": "24"}, {"upsample": "cubic"}, {"crop": "3"}])
+@pytest.mark.parametrize("options", [{"grid": "24"}, {"upsample": "cubic"}, {"read": "half"}, {"crop": "3"}])
 def test_options_that_it_does_not_have_are_refused(options):
     with pytest.raises(UsageError):
         pipeline.load_segmenter("nano-text", "cpu", options)

@@ -31,7 +31,9 @@ class NanoTextSegmenter:
 
     Args:
         record: The model's record. Its options: ``grid``, 32 or 16; ``upsample``, ``guided`` (a guided filter draws the
-            cells to the edges of the picture) or ``linear``.
+            cells to the edges of the picture) or ``linear``; ``read``, ``things`` (it is asked for things, and rules
+            settle which of them are meant, which it does worse by itself) or ``whole`` (where one window shows the
+            raster it is given the whole expression).
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: Threads of ONNX Runtime; all cores when None.
 
@@ -47,7 +49,7 @@ class NanoTextSegmenter:
 
     def __init__(self, record: ModelRecord, device: str = "auto", threads: int | None = None) -> None:
         self.record = record
-        self.cells, self._upsample = _options(record)
+        self.cells, self._upsample, self.reads_whole = _options(record)
         if threads is None:
             threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
         self._nano = NanoSegmenter(replace(record, options={}), device, threads)
@@ -115,8 +117,8 @@ def read(entry: ClassPrompt) -> Expression:
     return parse(clean_label(entry.phrases[0]))
 
 
-def _options(record: ModelRecord) -> tuple[int, Literal["guided", "linear"]]:
-    known = {"grid", "upsample"}
+def _options(record: ModelRecord) -> tuple[int, Literal["guided", "linear"], bool]:
+    known = {"grid", "upsample", "read"}
     wrong = [name for name in record.options if name not in known]
     if wrong:
         msg = f"{record.id} has no option {wrong[0]!r}; it has {', '.join(sorted(known))}."
@@ -128,7 +130,11 @@ def _options(record: ModelRecord) -> tuple[int, Literal["guided", "linear"]]:
     if upsample not in {"guided", "linear"}:
         msg = f"Option upsample of {record.id} is {upsample!r}; it is guided or linear."
         raise UsageError(msg)
-    return int(side), "guided" if upsample == "guided" else "linear"
+    read = str(record.options.get("read", "things"))
+    if read not in {"things", "whole"}:
+        msg = f"Option read of {record.id} is {read!r}; it is things or whole."
+        raise UsageError(msg)
+    return int(side), "guided" if upsample == "guided" else "linear", read == "whole"
 
 
 def cells(features: Floats, count: int) -> Floats:

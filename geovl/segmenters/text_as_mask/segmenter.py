@@ -57,6 +57,7 @@ class TextAsMaskSegmenter:
     halo = 0
     multiple = 1
     refers: Literal["rules", "anything"] = "anything"
+    reads_whole = True
     """See :class:`geovl.segmenters.base.Refers`."""
 
     def __init__(self, record: ModelRecord, device: str = "auto", engine: Engine | None = None) -> None:
