@@ -42,6 +42,24 @@ def test_which_things_are_meant_is_settled_by_rules_unless_it_is_to_read_itself(
     assert pipeline.load_segmenter("nano-text", "cpu", {"read": "whole"}).reads_whole
 
 
+def test_a_thing_is_where_the_cells_and_nanos_pixels_agree(model):
+    asked = Vocabulary.from_prompts(["building", "the largest tree"])
+    told, guided, linear = (
+        pipeline.load_segmenter("nano-text", "cpu", {"upsample": how}).segment([chip()], asked)[0].values
+        for how in ("pixels", "guided", "linear")
+    )
+    (seen,) = pipeline.load_segmenter("nano", "cpu").segment([chip()], Vocabulary.from_prompts(["building"]))
+    odds = [
+        np.clip(chance, 1e-4, 1 - 1e-4) / (1 - np.clip(chance, 1e-4, 1 - 1e-4))
+        for chance in (guided[0], seen.values[0])
+    ]
+    both = np.sqrt(odds[0] * odds[1])
+    np.testing.assert_allclose(told[0], both / (1 + both), atol=1e-4)
+    assert np.array_equal(told[1], guided[1])  # nano does not know which tree is meant
+    assert not np.array_equal(guided, linear)
+    np.testing.assert_array_equal(model.segment([chip()], asked)[0].values, told)
+
+
 def test_its_answers_are_descriptors(model):
     for answer in model.answers([chip(0), chip(1)], ["building", "trees on the left"])[1]:
         text = tokens.spell(answer.tokens, "trees on the left")

@@ -105,9 +105,7 @@ class NanoSegmenter:
         """Score every pixel; see :class:`geovl.segmenters.base.Segmenter`."""
         if not chips:
             return []
-        meanings = [self._meaning(entry) for entry in vocabulary.classes]
-        text = np.stack([meaning.vector for meaning in meanings])
-        scores = self._run(chips, text, np.array([meaning.bias for meaning in meanings], np.float32), merge=False)
+        scores = self._run(chips, *self._asked(vocabulary), merge=False)
         return [Scores(values, "probability") for values in scores]
 
     def familiarity(self, chips: Sequence[Chip]) -> list[NDArray[np.float32]]:
@@ -120,24 +118,28 @@ class NanoSegmenter:
 
     def features(self, chips: Sequence[Chip]) -> NDArray[np.float32]:
         """Return what the vectors of locations are made of: float32 (n, 64, h / 4, w / 4)."""
-        feed = {
-            "pixels": np.stack([chip.pixels for chip in chips]), "merge": np.array(False),
-            "text": np.zeros((1, WIDTH), np.float32), "bias": np.zeros(1, np.float32),
-        }  # fmt: skip
-        (features,) = self._session.run(["features"], feed)
+        (features,) = self._session.run(["features"], _feed(chips, *_NO_TEXT, merge=False))
         return np.asarray(features, np.float32)
+
+    def features_and_scores(
+        self, chips: Sequence[Chip], vocabulary: Vocabulary
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return :meth:`features`, and beside them the scores of :meth:`segment`, float32 (n, classes, h, w)."""
+        feed = _feed(chips, *self._asked(vocabulary), merge=False)
+        features, scores = self._session.run(["features", "scores"], feed)
+        return np.asarray(features, np.float32), np.asarray(scores, np.float32)
+
+    def _asked(self, vocabulary: Vocabulary) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return vectors (classes, 128) and biases (classes,)."""
+        meanings = [self._meaning(entry) for entry in vocabulary.classes]
+        text = np.stack([meaning.vector for meaning in meanings])
+        return text, np.array([meaning.bias for meaning in meanings], np.float32)
 
     def _run(
         self, chips: Sequence[Chip], text: NDArray[np.float32], bias: NDArray[np.float32], *, merge: bool
     ) -> NDArray[np.float32]:
         """Score chips against text (classes, 128): float32 (n, classes, h, w), or (n, 1, h, w) of the highest."""
-        feed = {
-            "pixels": np.stack([chip.pixels for chip in chips]),  # (n, 3, h, w)
-            "text": text,
-            "bias": bias,
-            "merge": np.array(merge),
-        }
-        (scores,) = self._session.run(["scores"], feed)
+        (scores,) = self._session.run(["scores"], _feed(chips, text, bias, merge=merge))
         return np.asarray(scores, np.float32)
 
     def _find_meaning(self, entry: ClassPrompt) -> Meaning:
@@ -171,6 +173,16 @@ class NanoSegmenter:
         bias = float(np.average([concept.bias for concept in near], weights=weight))
         status = _taught(near[0]) if best >= KNOWN else "guess"
         return Meaning(mean * np.float32(slope), bias, best, nearest, status)
+
+
+def _feed(
+    chips: Sequence[Chip], text: NDArray[np.float32], bias: NDArray[np.float32], *, merge: bool
+) -> dict[str, NDArray[np.generic]]:
+    """Return what the network reads: pixels uint8 (n, 3, h, w), and text (classes, 128) with biases (classes,)."""
+    return {"pixels": np.stack([chip.pixels for chip in chips]), "text": text, "bias": bias, "merge": np.array(merge)}
+
+
+_NO_TEXT = np.zeros((1, WIDTH), np.float32), np.zeros(1, np.float32)
 
 
 def providers_of(device: str) -> list[str]:

@@ -24,14 +24,16 @@ LONGEST = 24
 """Word pieces of a phrase that it reads, at most."""
 _WIDTH = 128  # of the vectors of word pieces
 _TOGETHER = 16  # answers written at once
+_SURE = 1e-4  # nothing is surer, where chances are compared
 
 
 class NanoTextSegmenter:
     """Runs nano-text with ONNX Runtime; fits :class:`geovl.segmenters.base.Segmenter`.
 
     Args:
-        record: The model's record. Its options: ``grid``, 32 or 16; ``upsample``, ``guided`` (a guided filter draws the
-            cells to the edges of the picture) or ``linear``; ``read``, ``things`` (it is asked for things, and rules
+        record: The model's record. Its options: ``grid``, 32 or 16; ``upsample``, ``pixels`` (what the cells say, drawn
+            to the edges of the picture, and what nano says of each pixel count the same), ``guided`` (a guided filter
+            alone draws the cells to the edges) or ``linear``; ``read``, ``things`` (it is asked for things, and rules
             settle which of them are meant, which it does worse by itself) or ``whole`` (where one window shows the
             raster it is given the whole expression).
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -42,7 +44,7 @@ class NanoTextSegmenter:
         ModelError: ONNX Runtime cannot use the device.
     """
 
-    halo = 48
+    halo = 64
     multiple = 128
     refers: Literal["rules", "anything"] = "rules"
     """See :class:`geovl.segmenters.base.Refers`."""
@@ -80,23 +82,37 @@ class NanoTextSegmenter:
         if not chips:
             return []
         phrases = [entry.phrases[0].lower() for entry in vocabulary.classes]
-        found = self.answers(chips, phrases)
+        plain = [index for index, entry in enumerate(vocabulary.classes) if read(entry).plain]
+        if self._upsample != "pixels" or not plain:
+            return self._scores(chips, self._written(self._nano.features(chips), phrases))
+        things = Vocabulary(tuple(vocabulary.classes[index] for index in plain))
+        features, seen = self._nano.features_and_scores(chips, things)
+        scores = self._scores(chips, self._written(features, phrases))
+        for one, pixels in zip(scores, seen, strict=True):
+            one.values[plain] = agreed(one.values[plain], pixels)
+        return scores
+
+    def answers(self, chips: Sequence[Chip], phrases: Sequence[str]) -> list[list[Answer]]:
+        """Return what is written for each chip and phrase."""
+        return self._written(self._nano.features(chips), phrases)
+
+    def _scores(self, chips: Sequence[Chip], found: Sequence[Sequence[Answer]]) -> list[Scores]:
         return [
             Scores(self._pixels(chip, np.stack([answer.chances for answer in mine])), "probability")
             for chip, mine in zip(chips, found, strict=True)
         ]
 
-    def answers(self, chips: Sequence[Chip], phrases: Sequence[str]) -> list[list[Answer]]:
-        """Return what is written for each chip and phrase."""
-        features = cells(self._nano.features(chips), self.cells)  # (n, 128, side, side)
+    def _written(self, features: Floats, phrases: Sequence[str]) -> list[list[Answer]]:
+        """Write an answer for each chip and phrase; features (n, 64, h / 4, w / 4)."""
+        features = cells(features, self.cells)  # (n, 128, side, side)
         words, there = padded_words([self._words(phrase) for phrase in phrases])
-        every = [(chip, phrase) for chip in range(len(chips)) for phrase in range(len(phrases))]
+        every = [(chip, phrase) for chip in range(len(features)) for phrase in range(len(phrases))]
         written: list[Answer] = []
         for first in range(0, len(every), _TOGETHER):
             part = every[first : first + _TOGETHER]
             mine, said = ([pair[i] for pair in part] for i in (0, 1))
             written += self._networks.write(self._networks.fuse(features[mine], words[said], there[said]))
-        return [written[chip * len(phrases) : (chip + 1) * len(phrases)] for chip in range(len(chips))]
+        return [written[chip * len(phrases) : (chip + 1) * len(phrases)] for chip in range(len(features))]
 
     def _pixels(self, chip: Chip, chances: Floats) -> Floats:
         """Enlarge chances of cells (classes, side, side) to the pixels of a chip."""
@@ -117,24 +133,32 @@ def read(entry: ClassPrompt) -> Expression:
     return parse(clean_label(entry.phrases[0]))
 
 
-def _options(record: ModelRecord) -> tuple[int, Literal["guided", "linear"], bool]:
+def agreed(one: Floats, other: Floats) -> Floats:
+    """Return the mean of two chances of the same, as log-odds: float32."""
+    ends = np.float32(_SURE)
+    odds = [np.clip(chance, ends, 1 - ends) for chance in (one, other)]
+    mean = sum(np.log(chance) - np.log1p(-chance) for chance in odds) / 2
+    return np.asarray(1 / (1 + np.exp(-mean)), np.float32)
+
+
+def _options(record: ModelRecord) -> tuple[int, str, bool]:
     known = {"grid", "upsample", "read"}
     wrong = [name for name in record.options if name not in known]
     if wrong:
         msg = f"{record.id} has no option {wrong[0]!r}; it has {', '.join(sorted(known))}."
         raise UsageError(msg, "For example: --set grid=16")
-    side, upsample = str(record.options.get("grid", 32)), str(record.options.get("upsample", "guided"))
+    side, upsample = str(record.options.get("grid", 32)), str(record.options.get("upsample", "pixels"))
     if side not in map(str, GRIDS):
         msg = f"Option grid of {record.id} is {side!r}; it writes {' or '.join(map(str, GRIDS))} rows."
         raise UsageError(msg)
-    if upsample not in {"guided", "linear"}:
-        msg = f"Option upsample of {record.id} is {upsample!r}; it is guided or linear."
+    if upsample not in {"pixels", "guided", "linear"}:
+        msg = f"Option upsample of {record.id} is {upsample!r}; it is pixels, guided or linear."
         raise UsageError(msg)
     read = str(record.options.get("read", "things"))
     if read not in {"things", "whole"}:
         msg = f"Option read of {record.id} is {read!r}; it is things or whole."
         raise UsageError(msg)
-    return int(side), "guided" if upsample == "guided" else "linear", read == "whole"
+    return int(side), upsample, read == "whole"
 
 
 def cells(features: Floats, count: int) -> Floats:
