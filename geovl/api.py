@@ -1,6 +1,8 @@
 """The Python interface: ``import geovl; geovl.segment("tile.tif", ["building"])``."""
 
+import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from geovl import pipeline, runs, settings, sources
@@ -14,23 +16,38 @@ from geovl.vectors import read_head
 class Run(runs.Run):
     """A finished run that can also be exported."""
 
-    def export(self, path: str | Path, format: str | None = None, *, overwrite: bool = False) -> Path:  # noqa: A002
+    def export(
+        self,
+        path: str | Path,
+        format: str | None = None,  # noqa: A002
+        *,
+        overwrite: bool = False,
+        style: bool = True,
+        colors: bool = False,
+    ) -> Path:
         """Write the polygons, or the label raster, to a file.
 
         Args:
             path: File to write.
             format: Name of a format (see ``geovl export --help``); by the file's suffix when None.
             overwrite: Replace a file that is there.
+            style: Also write styles beside a format that cannot carry one; one that somebody made is kept.
+            colors: Give each polygon its colour as a property.
 
         Returns:
             The path.
 
         Raises:
-            UsageError: No such format.
+            UsageError: No such format, or one without polygons was to be coloured.
             ExportError: The file is there, or cannot be written.
+
+        Warns:
+            UserWarning: What of the run the format cannot hold.
         """
         target = Path(path)
-        export(layer(self), target, resolve(format, target), overwrite=overwrite)
+        written = replace(layer(self), colored=colors)
+        for warning in export(written, target, resolve(format, target), overwrite=overwrite, style=style):
+            warnings.warn(warning, stacklevel=2)
         return target
 
 

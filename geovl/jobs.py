@@ -152,14 +152,20 @@ def plan_of(
         "id": run_id or new_id(),
         "geovl": geovl.__version__,
         "source": sources.fingerprint(source.path, hashed=False),
-        "opened": {"name": source.name, "path": sources.redacted(everywhere(source.path))},
+        "opened": {
+            "name": source.name,
+            "path": sources.redacted(everywhere(source.path)),
+            "datetime": source.datetime,
+        },
         "raster": _described(info, raster.stretch),
         "classes": [asdict(entry) | {"phrases": list(entry.phrases)} for entry in vocabulary.classes],
         "model": asdict(record) | {"gsd_range": None if record.gsd_range is None else list(record.gsd_range)},
         "options": asdict(options) | {"bidx": list(options.bidx) if options.bidx else None},
         "scale": scale,
         # one window shows a model the whole scene: it may read expressions itself
-        "settled": segmenter.refers if isinstance(segmenter, Refers) and not (alone and segmenter.reads_whole) else None,
+        "settled": segmenter.refers
+        if isinstance(segmenter, Refers) and not (alone and segmenter.reads_whole)
+        else None,
         "cell": _cell(info, segmenter, window, scale),
         # a model that has windows of its own is slow: the scores of a row of windows are kept as they come
         "keeps": isinstance(segmenter, HasWindows),
@@ -623,4 +629,6 @@ def _source(info: RasterInfo, plan_: dict[str, Any]) -> dict[str, Any]:
         "dtype": info.dtype,
         "bands": list(info.bands),
         "stretch": plan_["raster"]["stretch"],
+        # of runs begun by an earlier geovl nobody kept it
+        "datetime": plan_["opened"].get("datetime"),
     }

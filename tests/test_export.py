@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import sqlite3
+from xml.etree import ElementTree as ET
 
 import fiona
 import geopandas as gpd
@@ -147,7 +148,7 @@ def test_batches_give_the_same_file_as_all_at_once(tmp_path, monkeypatch, name, 
     assert layer.crs == frame.crs
     for folder in ("now", "whole"):
         (tmp_path / folder).mkdir()
-    export(layer, tmp_path / "now" / f"a{suffix}", FORMATS[name])
+    export(layer, tmp_path / "now" / f"a{suffix}", FORMATS[name], style=False)
     write_whole(frame, tmp_path / "whole" / f"a{suffix}", name)
     now, whole = ({p.name: p for p in (tmp_path / folder).iterdir()} for folder in ("now", "whole"))
     assert set(now) == set(whole)
@@ -247,14 +248,17 @@ def test_geopackage_carries_a_style_for_qgis(tmp_path):
     path = tmp_path / "out.gpkg"
     export(make_layer(tmp_path), path, FORMATS["gpkg"])
     with sqlite3.connect(path) as database:
-        ((table, qml, default),) = database.execute(
-            "SELECT f_table_name, styleQML, useAsDefault FROM layer_styles"
+        ((*place, qml, sld, default),) = database.execute(
+            "SELECT f_table_name, f_geometry_column, styleQML, styleSLD, useAsDefault FROM layer_styles"
         ).fetchall()
-    assert (table, default) == ("segments", 1)
-    from xml.etree import ElementTree as ET
-
-    categories = ET.fromstring(qml.split("]>")[-1].split(">", 1)[1]).findall(".//category")  # noqa: S314
-    assert [c.get("value") for c in categories] == [f"class <{i}> & ü" for i in range(3)]
+        assert database.execute("SELECT table_name, column_name FROM gpkg_geometry_columns").fetchall() == [
+            tuple(place)
+        ]
+    assert default == 1
+    assert [p.name for p in tmp_path.iterdir() if p.suffix in {".qml", ".sld"}] == []
+    for text, tag in ((qml, ".//category"), (sld, ".//{http://www.opengis.net/ogc}Literal")):
+        found = ET.fromstring(text).findall(tag)  # noqa: S314 - our own
+        assert [c.get("value", c.text) for c in found] == [f"class <{i}> & ü" for i in range(3)]
 
 
 def test_the_label_raster_keeps_nodata_as_a_cog(tmp_path):

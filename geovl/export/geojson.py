@@ -29,6 +29,7 @@ from pyproj.exceptions import ProjError
 
 from geovl.errors import ExportError
 from geovl.export.formats import Layer
+from geovl.export.styles import FILL_OPACITY
 from geovl.vectors import flat
 
 _DECIMALS = 7
@@ -88,7 +89,11 @@ def write(layer: Layer, target: Path | BinaryIO) -> tuple[str, ...]:
 def _batches(layer: Layer) -> Iterator[Polygons]:
     for batch in layer.batches():
         columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-        yield Polygons(columns, *flat(columns.pop("geometry")))
+        geometry = columns.pop("geometry")
+        if layer.colored:  # as simplestyle names them, which maps of the web follow
+            color = columns.pop("color")
+            columns |= {"fill": color, "stroke": color, "fill-opacity": pa.repeat(FILL_OPACITY, len(batch))}
+        yield Polygons(columns, *flat(geometry))
 
 
 def stream(batches: Iterable[Polygons], crs: CRS | None, file: BinaryIO) -> None:

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from xml.sax.saxutils import quoteattr
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +13,7 @@ from pyproj import CRS, Transformer
 
 from geovl.errors import GeovlError
 from geovl.export.formats import Layer
+from geovl.export.styles import SHAPEFILE_BYTES, polygons_qml, polygons_sld, unfit
 from geovl.vectors import flat, wkb_array
 
 _SHORT = {"perimeter_m": "perim_m"}
@@ -33,6 +33,7 @@ def _write(batches: pa.RecordBatchReader, crs: CRS | None, path: Path, driver: s
         with warnings.catch_warnings():
             if crs is None:  # pixels: the run has said so
                 warnings.filterwarnings("ignore", "'crs' was not provided|Longitude .* has been modified")
+            warnings.filterwarnings("ignore", "(?s)Value .* has been truncated")  # which its writer says
             pyogrio.write_arrow(
                 pa.RecordBatchReader.from_batches(batches.schema, _watched(batches, faults)),
                 path,
@@ -97,17 +98,17 @@ def _check_shapefile(path: Path, count: int) -> None:
 
 
 def write_gpkg(layer: Layer, path: Path) -> tuple[str, ...]:
-    """Write a GeoPackage whose classes have colours in QGIS."""
+    """Write a GeoPackage whose classes have colours in QGIS and in map servers."""
     _write(layer.batches(), layer.crs, path, "GPKG", "segments")
     try:
         _style(path, layer.colors)
     except sqlite3.Error as error:
         raise OSError(str(error)) from error
-    return ()
+    return unfit(layer.colors)
 
 
 def _style(path: Path, colors: dict[str, str]) -> None:
-    """Add a QGIS style to a GeoPackage."""
+    """Add the style of a GeoPackage, where QGIS and GDAL keep it: as QML and as SLD."""
     with closing(sqlite3.connect(path)) as database, database:
         database.execute(
             "CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT, f_table_catalog TEXT(256),"
@@ -118,8 +119,8 @@ def _style(path: Path, colors: dict[str, str]) -> None:
         database.execute(
             "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName,"
             " styleQML, styleSLD, useAsDefault, description, owner) VALUES ('', '', 'segments', 'geom', 'classes',"
-            " ?, '', 1, 'one colour per class', '')",
-            (_qml(colors),),
+            " ?, ?, 1, 'one colour per class', '')",
+            (polygons_qml(colors), polygons_sld(colors, "segments")),
         )
         database.execute(
             "INSERT INTO gpkg_contents (table_name, data_type, identifier) VALUES ('layer_styles', 'attributes',"
@@ -148,7 +149,10 @@ def write_shapefile(layer: Layer, path: Path) -> tuple[str, ...]:
         ENCODING="UTF-8",
     )
     _check_shapefile(path, layer.count)
-    return ("Shapefile names have 10 characters: perimeter_m is perim_m.",)
+    said: tuple[str, ...] = ("Shapefile names have 10 characters: perimeter_m is perim_m.",)
+    if any(len(name.encode(errors="replace")) > SHAPEFILE_BYTES for name in layer.colors):
+        said += (f"Shapefile texts have {SHAPEFILE_BYTES} bytes: longer names of classes were cut.",)
+    return said
 
 
 def write_kml(layer: Layer, path: Path) -> tuple[str, ...]:
@@ -174,28 +178,3 @@ def _placemarks(batches: pa.RecordBatchReader, crs: CRS | None, schema: pa.Schem
             lon, lat = to_wgs84.transform(coordinates[:, 0], coordinates[:, 1])
             columns["geometry"] = wkb_array(np.stack([lon, lat], axis=1), rings, polygons)
         yield pa.RecordBatch.from_arrays(list(columns.values()), schema=schema)
-
-
-def _qml(colors: dict[str, str]) -> str:
-    """Return a QGIS style: a fill per class."""
-    categories, symbols = [], []
-    for index, (name, color) in enumerate(colors.items()):
-        red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-        label = quoteattr(name)
-        categories.append(f'<category value={label} label={label} symbol="{index}" render="true" type="string"/>')
-        options = "".join(
-            f'<Option type="QString" name="{key}" value="{value}"/>'
-            for key, value in (
-                ("color", f"{red},{green},{blue},110"), ("outline_color", f"{red},{green},{blue},255"),
-                ("outline_width", "0.4"), ("style", "solid"),
-            )
-        )  # fmt: skip
-        symbols.append(
-            f'<symbol type="fill" name="{index}" alpha="1"><layer class="SimpleFill" enabled="1" locked="0" pass="0">'
-            f'<Option type="Map">{options}</Option></layer></symbol>'
-        )
-    return (
-        '<!DOCTYPE qgis PUBLIC "http://mrcc.com/qgis.dtd" "SYSTEM"><qgis version="3.22" styleCategories="Symbology">'
-        '<renderer-v2 type="categorizedSymbol" attr="class" symbollevels="0" enableorderby="0"><categories>'
-        f"{''.join(categories)}</categories><symbols>{''.join(symbols)}</symbols></renderer-v2></qgis>"
-    )
