@@ -398,3 +398,4 @@ def test_the_bundled_model_is_measured_on_tiles_and_on_scenes():
     assert 0 < oracle <= 1
     rows = tomllib.loads(install.results(told | over))["results"]
     assert all(0 <= row["value"] <= 1 for row in rows)
+    assert {row["dataset_name"] for row in rows if "read whole" in row["setting"]} == {"Dubai and UC Merced"}

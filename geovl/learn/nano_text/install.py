@@ -33,6 +33,8 @@ _SETS = {
     "airports": ("GDIT Aerial Airport", "pictures from number 260"),
     "buildings": ("OpenAerialMap Kampala", "a town never trained on"),
 }
+_WHOLE = ", read whole"
+_ABSENT = "absent"
 
 
 def results(report: Mapping[str, Mapping[str, Any]]) -> str:
@@ -40,11 +42,15 @@ def results(report: Mapping[str, Mapping[str, Any]]) -> str:
     parts = []
     for name, found in report.items():
         place, _, kind = name.partition(": ")
-        source = place.removeprefix("tiles, ")
+        whole = place.endswith(_WHOLE)
+        source = place.removesuffix(_WHOLE).removeprefix("tiles, ")
+        if source in _SETS and (whole or kind == _ABSENT):  # those of all places tell enough
+            continue
         dataset, split = _SETS.get(source, ("Dubai and UC Merced", "held-out places"))
         if place.startswith("scenes"):
             dataset, split = _SETS["dubai"][0], _SETS["dubai"][1] + "; whole pictures, settled over all windows"
         setting = f"{found['expressions']} expressions" + (f", {kind}" if kind else "")
+        setting += ", read whole by the model" if whole else ""
         parts += [_row(metric, value, dataset, split, setting) for metric, value in _figures(found, brief=bool(kind))]
     return "".join(parts)
 
