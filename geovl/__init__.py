@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.4.0"
 
 if TYPE_CHECKING:
-    from geovl.api import Run, open_run, segment, segment_all
+    from geovl.api import Run, open_run, segment, segment_all, view
 
-__all__ = ["Run", "__version__", "open_run", "segment", "segment_all"]
+__all__ = ["Run", "__version__", "open_run", "segment", "segment_all", "view"]
 
 
 def __getattr__(name: str) -> Any:
     """Load the Python interface on first use, so that importing a part stays light."""
-    if name in {"Run", "open_run", "segment", "segment_all"}:
+    if name in {"Run", "open_run", "segment", "segment_all", "view"}:
         import geovl.api  # noqa: PLC0415 - see above
 
         return getattr(geovl.api, name)

@@ -1,7 +1,7 @@
 """The Python interface: ``import geovl; geovl.segment("tile.tif", ["building"])``."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from geovl.export.formats import Layer, export, resolve
 from geovl.pipeline import Execution, SegmentOptions
 from geovl.types import Vocabulary
 from geovl.vectors import read_head
+from geovl.view.page import Basemap, page
 
 
 class Run(runs.Run):
@@ -74,6 +75,34 @@ def open_run(run_id: str | None = None, *, store: str | Path | None = None) -> R
         RunError: There is no such run.
     """
     return Run(_store(store).get(run_id).path)
+
+
+def view(
+    run: runs.Run | Sequence[runs.Run], path: str | Path, *, basemap: str | None = None, overwrite: bool = False
+) -> Path:
+    """Write a map of one run or several as one HTML file that needs no network.
+
+    Args:
+        run: One, or several of one place, which get a slider over their dates.
+        path: File to write.
+        basemap: Address of tiles to load beneath them, with ``{z}``, ``{x}`` and ``{y}``.
+        overwrite: Replace a file that is there.
+
+    Returns:
+        The path.
+
+    Raises:
+        UsageError: Runs that cannot be shown together, or a basemap that is none.
+        RunError: A run is damaged, or lies where a map of the web has no place for it.
+        ExportError: The file is there, or cannot be written.
+
+    Warns:
+        UserWarning: What cannot be shown.
+    """
+    shown = [run] if isinstance(run, runs.Run) else list(run)
+    for warning in page(shown, Path(path), basemap=Basemap(basemap) if basemap else None, overwrite=overwrite):
+        warnings.warn(warning, stacklevel=2)
+    return Path(path)
 
 
 def segment(

@@ -20,7 +20,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS, Geod
 from pyproj.exceptions import CRSError, ProjError
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.transform import from_gcps
@@ -248,21 +248,46 @@ class Raster:
         with _reading(self.info.path, window):
             values = self._dataset.read(list(self.info.bands), window=area)
             valid = self._mask(area, shape)
+        pixels, valid = self._shown(values, valid)
+        below, right = -window.height % multiple, -window.width % multiple
+        if below or right:
+            pixels = np.pad(pixels, ((0, 0), (0, below), (0, right)), mode="edge")
+            valid = np.pad(valid, ((0, below), (0, right)))
+        return Chip(np.ascontiguousarray(pixels), valid, window, self.info.gsd)
+
+    def picture(self, side: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Read the whole raster small, from its overviews where it has any.
+
+        Args:
+            side: Pixels of the longer side, at most; a raster that is smaller comes as it is.
+
+        Returns:
+            Pixels uint8 (3, h, w), stretched as chips are, and valid bool (h, w).
+
+        Raises:
+            SourceError: The pixels cannot be decoded.
+        """
+        height, width = self._dataset.shape
+        shrink = max(1.0, max(height, width) / side)
+        shape = (max(1, round(height / shrink)), max(1, round(width / shrink)))
+        bands = list(self.info.bands)
+        how = Resampling.nearest if self._palette is not None else Resampling.average
+        with _reading(self.info.path):
+            values = self._dataset.read(bands, out_shape=(len(bands), *shape), resampling=how)
+            valid = self._mask(None, shape)
+        return self._shown(values, valid)
+
+    def _shown(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Return values (bands, h, w) as uint8 (3, h, w), and valid (h, w) less what is no number."""
         if values.dtype.kind == "f":
-            valid &= np.isfinite(values).all(axis=0)
+            valid = valid & np.isfinite(values).all(axis=0)
         if self._palette is not None:
             pixels = self._palette[:, np.clip(values[0].astype(np.int64), 0, 255)]
         elif self.stretch is not None:
             pixels = self.stretch.apply(values)
         else:
             pixels = np.clip(np.nan_to_num(values), 0, 255).astype(np.uint8) if values.dtype != np.uint8 else values
-        if len(pixels) == 1:
-            pixels = np.repeat(pixels, 3, axis=0)
-        below, right = -window.height % multiple, -window.width % multiple
-        if below or right:
-            pixels = np.pad(pixels, ((0, 0), (0, below), (0, right)), mode="edge")
-            valid = np.pad(valid, ((0, below), (0, right)))
-        return Chip(np.ascontiguousarray(pixels), valid, window, self.info.gsd)
+        return np.repeat(pixels, 3, axis=0) if len(pixels) == 1 else pixels, valid
 
 
 def coarsen(chip: Chip, factor: int, multiple: int = 1) -> Chip:

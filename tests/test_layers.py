@@ -13,7 +13,7 @@ LAYERS = (
     {"errors"},
     {"types", "settings", "palette", "work", "distributed"},
     {"raster", "windows", "stitch", "polygonize", "vectors", "sources", "catalog", "classes", "runs", "scenes"},
-    {"export", "weights", "evaluate"},
+    {"export", "weights", "evaluate", "view"},
     {"segmenters"},
     {"inference", "finishing", "settling", "descriptors"},
     {"jobs"},

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import geovl
-from geovl.cli import catalog, descriptor, export, runs, segment
+from geovl.cli import catalog, descriptor, export, runs, segment, view
 
 app = typer.Typer(
     name="geovl",
@@ -37,6 +37,7 @@ def root(
 
 app.command("segment")(segment.segment)
 app.command("export")(export.export)
+app.command("view")(view.view)
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(runs.app, name="runs")
 app.add_typer(descriptor.app, name="descriptor")

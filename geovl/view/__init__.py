@@ -1,0 +1,1 @@
+"""What was found, for the eyes: pictures of a run, and pages that show it."""

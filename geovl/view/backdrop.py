@@ -1,0 +1,186 @@
+"""The picture that results are drawn over: a run's source, small, on a grid that a page or a figure can use."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from affine import Affine
+from numpy.typing import NDArray
+from pyproj import CRS
+from rasterio.enums import Resampling
+from rasterio.errors import RasterioError
+from rasterio.transform import array_bounds
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import calculate_default_transform, reproject
+
+from geovl.errors import RunError, SourceError
+from geovl.raster import Raster, Stretch
+from geovl.runs import LABELS, Run
+from geovl.types import GeoBox
+
+MERCATOR = CRS.from_epsg(3857)
+"""What maps on the web are drawn in."""
+_POLE = 85.0  # degrees; Web Mercator has no poles
+
+
+@dataclass(frozen=True, slots=True)
+class Backdrop:
+    """A picture on a grid."""
+
+    pixels: NDArray[np.uint8]
+    """(h, w, 4): red, green, blue, alpha; alpha 0 where there is no data."""
+    box: GeoBox
+    """The grid of the pixels; without CRS its coordinates are pixels of the source, down and to the right."""
+
+
+def backdrop(run: Run, side: int, crs: CRS | None = None) -> Backdrop:
+    """Return the source of a run as a picture.
+
+    Args:
+        run: A finished run.
+        side: Pixels of the longer side, at most.
+        crs: Reproject to it; the source's own grid where None, or where the source has none.
+
+    Raises:
+        SourceError: The source is no longer there, or was changed.
+        RunError: The run is damaged, or lies where ``crs`` has no place for it.
+    """
+    source = run.manifest["source"]
+    path = _there(source)
+    stretch = source.get("stretch")
+    given = None if stretch is None else Stretch(tuple(stretch["low"]), tuple(stretch["high"]))
+    with Raster(path, tuple(source["bands"]), given) as raster:
+        box = raster.info.geobox
+        if list(box.shape) != source["shape"]:
+            msg = f"The source {path} was changed: it has {box.shape[1]} x {box.shape[0]} pixels now."
+            raise SourceError(msg, "Segment it again.")
+        pixels, valid = raster.picture(side)
+    picture = np.dstack([*pixels, np.where(valid, 255, 0).astype(np.uint8)])
+    small = scaled(box, valid.shape)
+    if crs is None or box.crs is None or box.crs == crs:
+        return Backdrop(picture, small)
+    return _warped(picture, small, fitting(small, side, crs))
+
+
+def blank(run: Run, side: int, crs: CRS | None = None) -> Backdrop:
+    """Return a clear picture on the grid of a run's labels; arguments and errors as of :func:`backdrop`."""
+    with _labels(run) as labels:
+        known = None if labels.crs is None else CRS.from_user_input(labels.crs)
+        box = GeoBox((labels.height, labels.width), labels.transform, known)
+    shrink = max(1.0, max(box.shape) / side)
+    small = scaled(box, (max(1, round(box.shape[0] / shrink)), max(1, round(box.shape[1] / shrink))))
+    if crs is not None and box.crs is not None and box.crs != crs:
+        small = fitting(small, side, crs)
+    return Backdrop(np.zeros((*small.shape, 4), np.uint8), small)
+
+
+def labels_on(run: Run, box: GeoBox) -> NDArray[np.uint16]:
+    """Return the labels of a run on a grid, by nearest neighbour.
+
+    Args:
+        run: A finished run.
+        box: The grid; one without CRS covers the raster, as :func:`backdrop` makes it.
+
+    Returns:
+        uint16 (h, w): 0 for background and where nothing is known.
+
+    Raises:
+        RunError: The run is damaged.
+    """
+    with _labels(run) as labels:
+        try:
+            if box.crs is None or labels.crs is None:
+                found = labels.read(1, out_shape=box.shape, resampling=Resampling.nearest)
+            else:
+                grid: dict[str, Any] = {
+                    "crs": box.crs.to_wkt(), "transform": box.transform, "height": box.shape[0], "width": box.shape[1],
+                }  # fmt: skip
+                with WarpedVRT(labels, resampling=Resampling.nearest, **grid) as warped:
+                    found = warped.read(1)
+        except RasterioError as error:
+            raise _damaged(run, error) from error
+        nodata = labels.nodata
+    return np.where(found == nodata, 0, found).astype(np.uint16)
+
+
+def scaled(box: GeoBox, shape: tuple[int, int]) -> GeoBox:
+    """Return a grid over the same area with so many rows and columns."""
+    rows, cols = box.shape[0] / shape[0], box.shape[1] / shape[1]
+    return GeoBox(shape, box.transform @ Affine.scale(cols, rows), box.crs)
+
+
+def fitting(box: GeoBox, side: int, crs: CRS) -> GeoBox:
+    """Return a grid in another CRS over the same area, of at most so many pixels along its longer side.
+
+    Raises:
+        RunError: The CRS has no place for it.
+    """
+    height, width = box.shape
+    try:
+        bounds = _clipped(box)
+        transform, cols, rows = calculate_default_transform(_wkt(box), crs.to_wkt(), width, height, *bounds)
+    except RasterioError as error:
+        msg = f"The run lies where {crs.name} cannot show it: {error}"
+        raise RunError(msg, "Export it, and open it in a GIS: geovl export --format gpkg") from error
+    shrink = max(1.0, max(rows, cols) / side)
+    shape = (max(1, math.ceil(rows / shrink)), max(1, math.ceil(cols / shrink)))
+    return scaled(GeoBox((rows, cols), transform, crs), shape)
+
+
+def _clipped(box: GeoBox) -> tuple[float, float, float, float]:
+    """Return left, bottom, right, top of a grid, less the poles where it is in degrees."""
+    left, bottom, right, top = array_bounds(*box.shape, box.transform)
+    if box.crs is not None and box.crs.is_geographic:
+        bottom, top = max(min(bottom, top), -_POLE), min(max(bottom, top), _POLE)
+    return left, bottom, right, top
+
+
+def _warped(picture: NDArray[np.uint8], box: GeoBox, target: GeoBox) -> Backdrop:
+    """Reproject a picture (h, w, 4) to another grid."""
+    out = np.zeros((4, *target.shape), np.uint8)
+    # premultiplied, so that what has no data does not bleed into what has
+    alpha = picture[..., 3:] // 255
+    reproject(
+        np.moveaxis(np.concatenate([picture[..., :3] * alpha, picture[..., 3:]], -1), -1, 0), out,
+        src_transform=box.transform, src_crs=_wkt(box),
+        dst_transform=target.transform, dst_crs=_wkt(target), resampling=Resampling.bilinear,
+    )  # fmt: skip
+    cover = out[3].astype(np.float32)
+    colour = np.where(cover > 0, out[:3] * (255 / np.maximum(cover, 1)), 0)
+    pixels = np.dstack([*np.clip(np.rint(colour), 0, 255).astype(np.uint8), np.where(cover >= 128, 255, 0)])
+    return Backdrop(pixels.astype(np.uint8), target)
+
+
+def _wkt(box: GeoBox) -> str | None:
+    return None if box.crs is None else box.crs.to_wkt()
+
+
+def _there(source: dict[str, Any]) -> str:
+    """Return the path of a source that is as it was.
+
+    Raises:
+        SourceError: It is not.
+    """
+    path = str(source["path"])
+    if not Path(path).is_file():
+        msg = f"The source {path} is not there: the picture cannot be shown."
+        raise SourceError(msg, "Put it back, or segment it again.")
+    if source.get("bytes") is not None and Path(path).stat().st_size != source["bytes"]:
+        msg = f"The source {path} was changed after the run was made: the picture may not fit."
+        raise SourceError(msg, "See what else is different with: geovl runs verify")
+    return path
+
+
+def _labels(run: Run) -> Any:
+    try:
+        return rasterio.open(run.path / LABELS)
+    except RasterioError as error:
+        raise _damaged(run, error) from error
+
+
+def _damaged(run: Run, error: Exception) -> RunError:
+    msg = f"Run {run.id!r} has no readable {LABELS}: {error}"
+    return RunError(msg, f"See what is wrong with: geovl runs verify {run.id}")

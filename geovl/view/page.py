@@ -1,0 +1,264 @@
+"""A run, or several of one place, as one HTML file: it opens from disk, without network, and has everything inside.
+
+The map is Leaflet's (BSD-2): 150 KB, no dependencies, kept up for fourteen years, and it draws on a canvas where there
+is no WebGL. MapLibre GL is six times as large and needs WebGL and workers; folium and lonboard load scripts from a
+server. Polygons are not Leaflet's: a layer of tiles draws them from flat arrays, so that 100,000 stay usable.
+"""
+
+import base64
+import hashlib
+import html
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+from pyproj import CRS
+from rasterio.io import MemoryFile
+
+from geovl.errors import ExportError, SourceError, UsageError
+from geovl.export.formats import check_target
+from geovl.palette import rgba
+from geovl.runs import Run
+from geovl.types import GeoBox
+from geovl.view.backdrop import MERCATOR, Backdrop, backdrop, blank, labels_on
+from geovl.view.vectors import Steps, pack
+
+LARGEST = 15_000_000
+"""Bytes of a page, at most, where that can be had by coarser pictures and coordinates."""
+_EARTH = 2 * np.pi * 6378137.0  # metres around Web Mercator
+_TILE = 256.0  # pixels of the whole of it at zoom 0
+_TRIES = ((2048, 0.25), (1536, 0.5), (1024, 1.0), (768, 2.0))
+"""Pixels of a picture's longer side, and of a step of coordinates."""
+_LIBRARY = "XStatic-Leaflet"
+
+
+@dataclass(frozen=True, slots=True)
+class Basemap:
+    """Tiles of a server beneath everything; the page is not offline then."""
+
+    url: str
+    """With ``{z}``, ``{x}`` and ``{y}``."""
+    attribution: str = ""
+
+    @property
+    def origin(self) -> str:
+        """What the page may load pictures from.
+
+        Raises:
+            UsageError: It is no template of a server's tiles.
+        """
+        parts = urlsplit(self.url)
+        host = parts.netloc.replace("{s}", "*")
+        places = all(f"{{{name}}}" in self.url for name in "zxy")
+        if parts.scheme not in {"http", "https"} or not places or not re.fullmatch(r"[\w.*:-]+", host):
+            msg = f"The basemap {self.url!r} is not the address of tiles."
+            raise UsageError(msg, "For example: --basemap 'https://tile.example.org/{z}/{x}/{y}.png'")
+        return f"{parts.scheme}://{host}"
+
+
+def page(
+    runs: Sequence[Run], path: Path, *, basemap: Basemap | None = None, overwrite: bool = False
+) -> tuple[str, ...]:
+    """Write a page that shows runs, with a slider over their dates where there are several.
+
+    Args:
+        runs: Finished runs, all with a CRS or none.
+        path: HTML file to write.
+        basemap: Tiles to load beneath them.
+        overwrite: Replace a file that is there.
+
+    Returns:
+        Warnings, one sentence each.
+
+    Raises:
+        UsageError: Runs with and without CRS together, or a basemap that is none.
+        RunError: A run is damaged, or lies where Web Mercator has no place for it.
+        ExportError: The file is there, or cannot be written.
+    """
+    check_target(path, overwrite=overwrite)
+    crs = _crs(runs)
+    origin = None if basemap is None or crs is None else basemap.origin
+    runs = sorted(runs, key=_date)
+    for side, step in _TRIES:
+        shown = [_shown(run, crs, side, step) for run in runs]
+        text = _html(shown, crs, None if origin is None else basemap, origin)
+        if len(text) <= LARGEST:
+            break
+    warnings = tuple(run["note"] for run in shown if run["note"])
+    if side != _TRIES[0][0]:
+        warnings += (
+            f"The page would be over {LARGEST / 1e6:.0f} MB: picture and outlines are coarser than they could be.",
+        )
+    part = path.with_name(f".{path.name[:80]}.partial")
+    try:
+        part.write_text(text, "utf-8", errors="replace")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        msg = f"{path} cannot be written: {error.strerror}."
+        raise ExportError(msg, "Nothing was kept of it; the run is untouched.") from error
+    return warnings
+
+
+def _crs(runs: Sequence[Run]) -> CRS | None:
+    """Return the CRS of the page: Web Mercator, or None for pixels.
+
+    Raises:
+        UsageError: Some runs have a CRS and some have none, or there are several without one.
+    """
+    placed = [run.manifest["source"]["crs"] is not None for run in runs]
+    if any(placed) != all(placed) or (len(runs) > 1 and not any(placed)):
+        without = next(run.id for run, there in zip(runs, placed, strict=True) if not there)
+        msg = f"Run {without} has no CRS, so nobody knows where it lies beside the others."
+        raise UsageError(msg, f"Look at it alone: geovl view {without}")
+    return MERCATOR if all(placed) else None
+
+
+def _date(run: Run) -> str:
+    """Return when the picture was taken, else when the run was made."""
+    return str(run.manifest["source"].get("datetime") or run.manifest["created"])
+
+
+def _shown(run: Run, crs: CRS | None, side: int, step: float) -> dict[str, Any]:
+    """Return what a page has to know of a run.
+
+    Args:
+        run: The run.
+        crs: Of the page.
+        side: Pixels of the picture's longer side, at most.
+        step: Of coordinates, in pixels of the raster.
+    """
+    manifest = run.manifest
+    source, model = manifest["source"], manifest["model"]
+    note = ""
+    try:
+        under: Backdrop | None = backdrop(run, side, crs)
+        box = under.box  # type: ignore[union-attr]
+    except SourceError as error:
+        under, note = None, f"{error.message} The labels are shown alone."
+        box = blank(run, side, crs).box
+    steps, scale = _steps(box, max(source["shape"]), step), (1.0 if crs is None else _TILE / _EARTH)
+    left, top = (0.0, 0.0) if crs is None else (_TILE / 2 + scale * steps.left, _TILE / 2 - scale * steps.top)
+    height, width = box.shape
+    across, down = (abs(box.transform.a) * width * scale, abs(box.transform.e) * height * scale)
+    if crs is None:  # pixels of the source, whatever its transform says
+        across, down = float(source["shape"][1]), float(source["shape"][0])
+    classes = manifest["classes"]
+    rows = f"{source['shape'][1]:,} x {source['shape'][0]:,} pixels"
+    return {
+        "title": Path(str(source["path"])).name or str(source["path"]),
+        "about": f"{model['id']} {model['version']} · {rows} · run {manifest['id']}",
+        "note": note,
+        "date": _date(run)[:10],
+        "bounds": [left, top, left + across, top + down],
+        "picture": None if under is None else _photograph(under.pixels),
+        "labels": _drawing(labels_on(run, box), [rgba(entry["color"]) for entry in classes]),
+        "steps": {"x": left, "y": top, "k": steps.step * scale},
+        "classes": [
+            {"name": entry["name"], "color": entry["color"], "polygons": entry["polygons"], "area": entry["area_m2"]}
+            for entry in classes
+        ],
+        "polygons": asdict(pack(run, steps, crs)),
+    }
+
+
+def _steps(box: GeoBox, pixels: int, step: float) -> Steps:
+    """Return the grid of coordinates over a picture whose source has so many pixels along its longer side."""
+    if box.crs is None:
+        return Steps(0.0, 0.0, step, down=True)
+    transform = box.transform
+    size = max(abs(transform.a) * box.shape[1], abs(transform.e) * box.shape[0])
+    return Steps(transform.c, transform.f, step * size / pixels)
+
+
+def _photograph(pixels: NDArray[np.uint8]) -> str:
+    """Return a picture (h, w, 4) as the address of a WebP that holds it."""
+    return _address(np.moveaxis(pixels, -1, 0), "WEBP", "image/webp", QUALITY=82)
+
+
+def _drawing(labels: NDArray[np.uint16], colors: Sequence[tuple[int, int, int, int]]) -> str:
+    """Return labels (h, w) as the address of a PNG that holds them, clear where there are none."""
+    table = np.array([(0, 0, 0, 0), *colors], np.uint8)
+    if len(table) > 256:
+        return _address(np.moveaxis(table[labels], -1, 0), "PNG", "image/png", ZLEVEL=9)
+    return _address(labels.astype(np.uint8)[None], "PNG", "image/png", dict(enumerate(map(tuple, table))), ZLEVEL=9)
+
+
+def _address(
+    bands: NDArray[np.uint8], driver: str, kind: str, colors: dict[int, tuple[int, ...]] | None = None, **options: Any
+) -> str:
+    """Return bands (n, h, w) as a data URL."""
+    count, height, width = bands.shape
+    with MemoryFile() as memory:
+        profile = {"driver": driver, "count": count, "height": height, "width": width, "dtype": "uint8"}
+        with memory.open(**profile, **options) as file:
+            if colors is not None:
+                file.write_colormap(1, colors)
+            file.write(bands)
+        data = base64.b64encode(memory.read()).decode("ascii")
+    return f"data:{kind};base64,{data}"
+
+
+@cache
+def _library(name: str) -> str:
+    """Return a file of Leaflet that would load nothing else.
+
+    Raises:
+        ExportError: The package that holds it is not there.
+    """
+    try:
+        found = next(file for file in distribution(_LIBRARY).files or [] if file.name == name)
+        text = Path(str(found.locate())).read_text("utf-8")
+    except (PackageNotFoundError, StopIteration, OSError) as error:
+        msg = f"The map library {_LIBRARY} is not installed whole."
+        raise ExportError(msg, f"Install it again: pip install --force-reinstall {_LIBRARY}") from error
+    return re.sub(r"//# sourceMappingURL=.*|url\([^)]*\)", lambda m: "" if m[0].startswith("//") else "none", text)
+
+
+def _own(name: str) -> str:
+    return files("geovl.view").joinpath("assets", name).read_text("utf-8")
+
+
+def _safe(value: Any) -> str:
+    """Return JSON that can stand in a script element of any page: no tag begins or ends in it."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _html(shown: Sequence[dict[str, Any]], crs: CRS | None, basemap: Basemap | None, origin: str | None) -> str:
+    data = {
+        "crs": "pixels" if crs is None else "mercator",
+        "basemap": None if basemap is None else {"url": basemap.url, "attribution": html.escape(basemap.attribution)},
+        "runs": shown,
+    }
+    style = _library("leaflet.css") + _own("view.css")
+    scripts = (_library("leaflet.js"), _own("view.js"))
+    policy = (
+        "default-src 'none'; base-uri 'none'; form-action 'none'; "
+        f"img-src data: blob:{'' if origin is None else ' ' + origin}; "
+        f"style-src {_hash(style)}; script-src {' '.join(map(_hash, scripts))}"
+    )
+    title = html.escape(f"{shown[-1]['title']} - geovl")
+    body = _own("view.html")
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{html.escape(policy)}">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{title}</title>\n'
+        f'<link rel="icon" href="data:,">\n'
+        f"<style>{style}</style>\n</head>\n<body>\n{body}\n"
+        f'<script type="application/json" id="data">{_safe(data)}</script>\n'
+        f"<script>{scripts[0]}</script>\n<script>{scripts[1]}</script>\n</body>\n</html>\n"
+    )
