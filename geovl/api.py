@@ -11,7 +11,7 @@ from geovl.export.formats import Layer, export, resolve
 from geovl.pipeline import Execution, SegmentOptions
 from geovl.types import Vocabulary
 from geovl.vectors import read_head
-from geovl.view.page import Basemap, page
+from geovl.views.page import Basemap, page
 
 
 class Run(runs.Run):

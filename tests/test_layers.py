@@ -13,7 +13,7 @@ LAYERS = (
     {"errors"},
     {"types", "settings", "palette", "work", "distributed"},
     {"raster", "windows", "stitch", "polygonize", "vectors", "sources", "catalog", "classes", "runs", "scenes"},
-    {"export", "weights", "evaluate", "view"},
+    {"export", "weights", "evaluate", "views"},
     {"segmenters"},
     {"inference", "finishing", "settling", "descriptors"},
     {"jobs"},

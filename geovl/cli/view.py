@@ -55,7 +55,7 @@ def view(
     output.set_verbosity(0, quiet)
     with output.faults():
         from geovl import runs, settings
-        from geovl.view.page import Basemap, page
+        from geovl.views.page import Basemap, page
 
         if out is not None and out.suffix.lower() not in {".html", ".htm"}:
             msg = f"{out} does not end in .html, which a page is."

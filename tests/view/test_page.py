@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from geovl import api
 from geovl.cli.app import app
 from geovl.errors import ExportError, UsageError
-from geovl.view.page import Basemap, page
+from geovl.views.page import Basemap, page
 from tests.view.conftest import HOSTILE, run_of
 
 
@@ -327,3 +327,11 @@ def test_the_command(tmp_path, store, monkeypatch):
     with pytest.raises(ExportError, match="is there already"):
         api.view(run, tmp_path / f"{run.id}.html")
     assert api.view([run], tmp_path / "other.html") == tmp_path / "other.html"
+
+
+def test_the_function_keeps_its_name_when_its_parts_are_loaded():
+    import geovl
+    import geovl.views.page
+
+    assert callable(geovl.view)
+    assert geovl.views.page.page is page

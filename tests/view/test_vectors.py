@@ -6,9 +6,9 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geovl.view.backdrop import MERCATOR, backdrop
-from geovl.view.page import _steps
-from geovl.view.vectors import Steps, pack, read_varints, unpack, varints
+from geovl.views.backdrop import MERCATOR, backdrop
+from geovl.views.page import _steps
+from geovl.views.vectors import Steps, pack, read_varints, unpack, varints
 from tests.view.conftest import run_of
 
 

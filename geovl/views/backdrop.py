@@ -65,16 +65,16 @@ def backdrop(run: Run, side: int, crs: CRS | None = None) -> Backdrop:
     return _warped(picture, small, fitting(small, side, crs))
 
 
-def blank(run: Run, side: int, crs: CRS | None = None) -> Backdrop:
-    """Return a clear picture on the grid of a run's labels; arguments and errors as of :func:`backdrop`."""
+def grid(run: Run, side: int, crs: CRS | None = None) -> GeoBox:
+    """Return the grid that :func:`backdrop` has, source or not; arguments and errors are the same."""
     with _labels(run) as labels:
         known = None if labels.crs is None else CRS.from_user_input(labels.crs)
         box = GeoBox((labels.height, labels.width), labels.transform, known)
     shrink = max(1.0, max(box.shape) / side)
     small = scaled(box, (max(1, round(box.shape[0] / shrink)), max(1, round(box.shape[1] / shrink))))
     if crs is not None and box.crs is not None and box.crs != crs:
-        small = fitting(small, side, crs)
-    return Backdrop(np.zeros((*small.shape, 4), np.uint8), small)
+        return fitting(small, side, crs)
+    return small
 
 
 def labels_on(run: Run, box: GeoBox) -> NDArray[np.uint16]:

@@ -188,6 +188,12 @@
       if (!shown(at) || !touches(polygons.box, 4 * at, box)) continue;
       const color = classes[polygons.label[at]].color;
       context.fillStyle = context.strokeStyle = color;
+      const [left, top, right, bottom] = polygons.box.subarray(4 * at, 4 * at + 4);
+      if ((right - left) * scale < 3 && (bottom - top) * scale < 3) { // a dot, whatever its outline
+        context.globalAlpha = Math.min(1, state.opacity * 1.6);
+        context.fillRect(left * scale - x0, top * scale - y0, Math.max(1, (right - left) * scale), Math.max(1, (bottom - top) * scale));
+        continue;
+      }
       context.beginPath();
       for (let ring = polygons.start[at]; ring < polygons.start[at + 1]; ring++) {
         let [px, py] = [NaN, NaN];

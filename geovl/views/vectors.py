@@ -123,13 +123,13 @@ def _reordered(points: Ints, lengths: Ints, counts: Ints, order: Ints) -> tuple[
 def _ranges(starts: Ints, lengths: Ints) -> Ints:
     """Return ``start, start + 1 ...`` of each range, one after the other."""
     ends = np.cumsum(lengths)
-    return np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
+    first: Ints = np.repeat(starts - (ends - lengths), lengths)
+    return first + np.arange(len(first))
 
 
 def _zigzag(values: Ints) -> Ints:
     """Return whole numbers as counts: 0, -1, 1, -2 become 0, 1, 2, 3."""
-    out: Ints = (values << 1) ^ (values >> 63)
-    return out.ravel()
+    return np.asarray(np.bitwise_xor(values << 1, values >> 63), np.int64).reshape(-1)
 
 
 def varints(values: Ints) -> bytes:

@@ -11,6 +11,7 @@ import html
 import json
 import re
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
@@ -29,8 +30,8 @@ from geovl.export.formats import check_target
 from geovl.palette import rgba
 from geovl.runs import Run
 from geovl.types import GeoBox
-from geovl.view.backdrop import MERCATOR, Backdrop, backdrop, blank, labels_on
-from geovl.view.vectors import Steps, pack
+from geovl.views.backdrop import MERCATOR, backdrop, grid, labels_on
+from geovl.views.vectors import Steps, pack
 
 LARGEST = 15_000_000
 """Bytes of a page, at most, where that can be had by coarser pictures and coordinates."""
@@ -139,13 +140,7 @@ def _shown(run: Run, crs: CRS | None, side: int, step: float) -> dict[str, Any]:
     """
     manifest = run.manifest
     source, model = manifest["source"], manifest["model"]
-    note = ""
-    try:
-        under: Backdrop | None = backdrop(run, side, crs)
-        box = under.box  # type: ignore[union-attr]
-    except SourceError as error:
-        under, note = None, f"{error.message} The labels are shown alone."
-        box = blank(run, side, crs).box
+    box = grid(run, side, crs)
     steps, scale = _steps(box, max(source["shape"]), step), (1.0 if crs is None else _TILE / _EARTH)
     left, top = (0.0, 0.0) if crs is None else (_TILE / 2 + scale * steps.left, _TILE / 2 - scale * steps.top)
     height, width = box.shape
@@ -153,6 +148,12 @@ def _shown(run: Run, crs: CRS | None, side: int, step: float) -> dict[str, Any]:
     if crs is None:  # pixels of the source, whatever its transform says
         across, down = float(source["shape"][1]), float(source["shape"][0])
     classes = manifest["classes"]
+    with ThreadPoolExecutor(1) as pool:  # GDAL reads and encodes without Python's lock
+        under = pool.submit(lambda: _photograph(backdrop(run, side, crs).pixels))
+        colors = [rgba(entry["color"]) for entry in classes]
+        labels = _drawing(labels_on(run, box), colors)
+        polygons = asdict(pack(run, steps, crs))
+        picture, note = _or_none(under)
     rows = f"{source['shape'][1]:,} x {source['shape'][0]:,} pixels"
     return {
         "title": Path(str(source["path"])).name or str(source["path"]),
@@ -160,15 +161,23 @@ def _shown(run: Run, crs: CRS | None, side: int, step: float) -> dict[str, Any]:
         "note": note,
         "date": _date(run)[:10],
         "bounds": [left, top, left + across, top + down],
-        "picture": None if under is None else _photograph(under.pixels),
-        "labels": _drawing(labels_on(run, box), [rgba(entry["color"]) for entry in classes]),
+        "picture": picture,
+        "labels": labels,
         "steps": {"x": left, "y": top, "k": steps.step * scale},
         "classes": [
             {"name": entry["name"], "color": entry["color"], "polygons": entry["polygons"], "area": entry["area_m2"]}
             for entry in classes
         ],
-        "polygons": asdict(pack(run, steps, crs)),
+        "polygons": polygons,
     }
+
+
+def _or_none(picture: Future[str]) -> tuple[str | None, str]:
+    """Return a picture, or what is to be said where there is none."""
+    try:
+        return picture.result(), ""
+    except SourceError as error:
+        return None, f"{error.message} The labels are shown alone."
 
 
 def _steps(box: GeoBox, pixels: int, step: float) -> Steps:
@@ -189,8 +198,8 @@ def _drawing(labels: NDArray[np.uint16], colors: Sequence[tuple[int, int, int, i
     """Return labels (h, w) as the address of a PNG that holds them, clear where there are none."""
     table = np.array([(0, 0, 0, 0), *colors], np.uint8)
     if len(table) > 256:
-        return _address(np.moveaxis(table[labels], -1, 0), "PNG", "image/png", ZLEVEL=9)
-    return _address(labels.astype(np.uint8)[None], "PNG", "image/png", dict(enumerate(map(tuple, table))), ZLEVEL=9)
+        return _address(np.moveaxis(table[labels], -1, 0), "PNG", "image/png", ZLEVEL=6)
+    return _address(labels.astype(np.uint8)[None], "PNG", "image/png", dict(enumerate(map(tuple, table))), ZLEVEL=6)
 
 
 def _address(
@@ -225,7 +234,7 @@ def _library(name: str) -> str:
 
 
 def _own(name: str) -> str:
-    return files("geovl.view").joinpath("assets", name).read_text("utf-8")
+    return files("geovl.views").joinpath("assets", name).read_text("utf-8")
 
 
 def _safe(value: Any) -> str:
