@@ -101,6 +101,16 @@ def note(text: str, *, quiet: bool = False) -> None:
         typer.echo(_lines(text), err=True)  # rich would take longer to load than a list to be made
 
 
+@contextmanager
+def working(text: str, *, quiet: bool = False) -> Iterator[None]:
+    """Show on stderr that work goes on, where somebody looks at it."""
+    if quiet or not sys.stderr.isatty():
+        yield
+        return
+    with stderr().status(text):
+        yield
+
+
 def warn(text: str) -> None:
     """Print a warning on stderr."""
     console = stderr()

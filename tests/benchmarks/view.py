@@ -54,7 +54,7 @@ def made(folder: Path, side: int, count: int) -> Run:
     for row in range(0, side - cell + 1, cell):
         for col in range(0, side - cell + 1, cell):
             here = pixels[0, row : row + cell, col : col + cell]
-            here[stamps[rng.integers(32)]] = 40 * (1 + rng.integers(5))
+            here[stamps[rng.integers(32)]] = 30 * (1 + rng.integers(5))
     path = write_tif(folder / "scene.tif", pixels, tiled=True, compress="deflate")
     vocabulary = Vocabulary.from_prompts(["building", "road", "water", "tree", "field"])
     return segment(

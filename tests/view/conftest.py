@@ -16,11 +16,11 @@ HOSTILE = (
 
 
 class Patches(BrightnessSegmenter):
-    """Finds each class where the red band says its place in the vocabulary, in steps of 40."""
+    """Finds each class where the red band says its place in the vocabulary, in steps of 30."""
 
     def segment(self, chips, vocabulary):
         count = len(vocabulary)
-        levels = [40 * (place + 1) for place in range(count)]
+        levels = [30 * (place + 1) for place in range(count)]
         return [
             Scores(np.stack([(chip.pixels[0] == level) * np.float32(1 - 0.1 * k) for k, level in enumerate(levels)]),
                    "probability")
@@ -35,7 +35,7 @@ def scene(seed=0, shape=(240, 320), count=5):
     for row in range(0, shape[0] - 39, 40):
         for col in range(0, shape[1] - 39, 40):
             height, width = rng.integers(10, 34, 2)
-            pixels[0, row + 2 : row + 2 + height, col + 2 : col + 2 + width] = 40 * (1 + int(rng.integers(count)))
+            pixels[0, row + 2 : row + 2 + height, col + 2 : col + 2 + width] = 30 * (1 + int(rng.integers(count)))
     return pixels
 
 

@@ -63,7 +63,7 @@ def test_what_has_no_data_is_clear(tmp_path, store):
     from tests.view.conftest import Patches, scene
 
     pixels = scene()
-    pixels[0, :40, :40] = 40
+    pixels[0, :40, :40] = 30
     path = write_tif(tmp_path / "holes.tif", pixels + 1, nodata=1)
     run = segment(str(path), Vocabulary.from_prompts(["a"]), Patches(), store)
     shown = backdrop(run, 4000)

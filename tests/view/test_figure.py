@@ -1,0 +1,129 @@
+"""The figure: true to scale and north, the same bytes again, and any name."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from affine import Affine
+from pyproj import CRS
+from rasterio.io import MemoryFile
+from typer.testing import CliRunner
+
+from geovl.cli.app import app
+from geovl.errors import ExportError, UsageError
+from geovl.types import GeoBox
+from geovl.views.figure import figure, metres_per_pixel, north, round_length, shortened
+from tests.view.conftest import HOSTILE, run_of
+
+_AGAIN = """
+import sys
+from pathlib import Path
+from geovl.runs import Run
+from geovl.views.figure import figure
+figure(Run(Path(sys.argv[1])), Path(sys.argv[2]))
+"""
+
+
+def pixels_of(path):
+    with MemoryFile(path.read_bytes()) as memory, memory.open() as dataset:
+        return dataset.read([1, 2, 3])
+
+
+def test_it_shows_the_picture_the_classes_and_nothing_of_the_clock(tmp_path, store):
+    run = run_of(tmp_path, store, ("a", "b"))
+    assert figure(run, tmp_path / "one.png", width=120, dpi=100) == ()
+    pixels = pixels_of(tmp_path / "one.png")
+    assert pixels.shape[2] == round(120 / 25.4 * 100)
+    for entry in run.manifest["classes"]:  # swatches are six tenths of the colour on paper
+        colour = 0.6 * np.array([int(entry["color"][i : i + 2], 16) for i in (1, 3, 5)])[:, None, None] + 0.4 * 255
+        assert (np.abs(pixels - colour).max(axis=0) < 3).sum() > 20
+    assert (pixels[:, -5:, -40:] == 255).all()  # paper
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf"])
+def test_the_same_run_gives_the_same_bytes_in_another_process(tmp_path, store, suffix):
+    run = run_of(tmp_path, store, ("a", "b"))
+    files = [tmp_path / f"{name}.{suffix}" for name in "xy"]
+    for file in files:
+        subprocess.run([sys.executable, "-c", _AGAIN, str(run.path), str(file)], check=True)
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert len(files[0].read_bytes()) > 5000
+
+
+def test_any_name_can_be_drawn_and_what_no_font_has_is_told(tmp_path, store):
+    run = run_of(tmp_path, store, (*HOSTILE[:4], "costs $5 and $6^{", "\u0634\u062c\u0631", "樹木"))
+    warnings = figure(run, tmp_path / "a.pdf", title="$x^{ 300 \n" + "y" * 300)
+    assert len(warnings) == 1
+    assert "boxes" in warnings[0]
+    assert figure(run_of(tmp_path, store, ("plain $x$",), file="b.tif"), tmp_path / "b.png") == ()
+
+
+def test_names_are_shortened_and_cannot_steer():
+    assert shortened("a\nb\u202e\tc") == "a b c"
+    assert len(shortened("x" * 300)) == 48
+
+
+def test_a_raster_without_crs_or_source_is_drawn_all_the_same(tmp_path, store):
+    run = run_of(tmp_path, store, ("a",), crs=None, transform=None)
+    (tmp_path / "scene.tif").unlink()
+    (warning,) = figure(run, tmp_path / "a.png")
+    assert "alone" in warning
+    assert pixels_of(tmp_path / "a.png").std() > 5
+
+
+def test_a_pixel_is_as_long_as_it_is_on_the_ground():
+    utm = GeoBox((100, 200), Affine(0.5, 0, 500000, 0, -0.5, 5000000), CRS.from_epsg(32632))
+    assert metres_per_pixel(utm) == pytest.approx(0.5 / 0.9996, rel=1e-4)
+    degrees = GeoBox((100, 100), Affine(1e-4, 0, 10.0, 0, -1e-4, 60.0), CRS.from_epsg(4326))
+    assert metres_per_pixel(degrees) == pytest.approx(1e-4 * 111_320 * 0.5, rel=0.01)
+    assert metres_per_pixel(GeoBox((10, 10), Affine.identity(), None)) is None
+
+
+def test_north_is_true_north():
+    centre = GeoBox((100, 100), Affine(1, 0, 500000, 0, -1, 5000000), CRS.from_epsg(32632))
+    assert north(centre) == pytest.approx((0, -1), abs=1e-3)
+    turned = GeoBox(
+        (100, 100), Affine(1, 0, 500000, 0, -1, 5000000) @ Affine.rotation(90), CRS.from_epsg(32632)
+    )  # columns run south, so that north is against them
+    assert north(turned) == pytest.approx((-1, 0), abs=1e-3)
+    east = GeoBox((100, 100), Affine(1, 0, 700000, 0, -1, 5500000), CRS.from_epsg(32632))
+    way = north(east)
+    assert way[0] < -0.02  # meridians lean west of grid north there, on paper to the left
+    assert np.hypot(*way) == pytest.approx(1)
+    assert north(GeoBox((10, 10), Affine.identity(), None)) is None
+
+
+@pytest.mark.parametrize(
+    ("room", "told"), [(9.99, "5 m"), (10, "10 m"), (0.7, "0.5 m"), (2499, "2 km"), (50_000, "50 km"), (199, "100 m")]
+)
+def test_bars_have_round_lengths(room, told):
+    assert round_length(room)[1] == told
+    assert room / 2.5 <= round_length(room)[0] <= room
+
+
+def test_the_command_and_what_it_refuses(tmp_path, store, monkeypatch):
+    run_of(tmp_path, store, ("a",))
+    monkeypatch.chdir(tmp_path)
+    base = ["view", "--store", str(tmp_path / "store"), "--png"]
+    told = CliRunner().invoke(app, [*base, "a.png", "--title", "Found"])
+    assert told.exit_code == 0, told.output
+    assert told.stdout.strip() == "a.png"
+    for arguments, code, said in ((["a.png"], 1, "there already"), (["a.jpg"], 2, ".png or .pdf"),
+                                  (["b.png", "-o", "b.html"], 2, "written alone")):  # fmt: skip
+        refused = CliRunner().invoke(app, [*base, *arguments])
+        assert refused.exit_code == code
+        assert said in refused.stderr
+    assert sorted(path.name for path in tmp_path.glob("*.*") if path.suffix in {".png", ".html", ".partial"}) == [
+        "a.png"
+    ]
+
+
+def test_sizes_that_are_none_are_refused(tmp_path, store):
+    run = run_of(tmp_path, store, ("a",))
+    with pytest.raises(UsageError, match="cannot be drawn"):
+        figure(run, tmp_path / "a.png", width=1)
+    (tmp_path / "a.png").write_bytes(b"mine")
+    with pytest.raises(ExportError, match="there already"):
+        figure(run, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes() == b"mine"
