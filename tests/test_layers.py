@@ -18,7 +18,7 @@ LAYERS = (
     {"inference", "finishing", "settling", "descriptors"},
     {"jobs"},
     {"pipeline", "learn"},
-    {"api"},
+    {"api", "doctor"},
     {"cli"},
     {"__main__"},
 )

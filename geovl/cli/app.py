@@ -7,13 +7,12 @@ from typing import Annotated
 import typer
 
 import geovl
-from geovl.cli import catalog, descriptor, export, runs, segment, view
+from geovl.cli import catalog, descriptor, doctor, export, runs, segment, view
 
 app = typer.Typer(
     name="geovl",
     help="Ask a GeoTIFF in words, get georeferenced vectors.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich's help takes 0.25 s to load
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -38,6 +37,7 @@ def root(
 app.command("segment")(segment.segment)
 app.command("export")(export.export)
 app.command("view")(view.view)
+app.command("doctor")(doctor.doctor)
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(runs.app, name="runs")
 app.add_typer(descriptor.app, name="descriptor")

@@ -210,7 +210,13 @@ def tasks(
     catalog: options.Catalog = None,  # noqa: ARG001 - laid over by its callback
     as_json: options.Json = False,
 ) -> None:
-    """List the vocabulary of tasks, with synonyms and how many records have each."""
+    """List the vocabulary of tasks, with synonyms and how many records have each.
+
+    \b
+    Examples:
+      geovl catalog tasks
+      geovl catalog tasks --json
+    """  # noqa: D301 - click reads the backspace: what follows keeps its lines
     with output.faults():
         from geovl import catalog as catalogs
         from geovl.catalog.records import plain
@@ -246,7 +252,12 @@ def check(
     """Check every record; name each fault with file, line, field and what was expected; exit 1 on any.
 
     A folder of your own, without vocabularies, may refer to geovl's records.
-    """
+
+    \b
+    Examples:
+      geovl catalog check
+      geovl catalog check my-records
+    """  # noqa: D301 - click reads the backspace: what follows keeps its lines
     with output.faults():
         from geovl import catalog as catalogs
         from geovl import settings

@@ -30,6 +30,13 @@ def stderr() -> "Console":
     return Console(stderr=True, highlight=False)
 
 
+def stdout() -> "Console":
+    """Return a console on stdout as it is now."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
 def shown(text: str) -> str:
     """Return text as it may go to a terminal: what a record or raster says must not steer it."""
     if text.isascii() and text.isprintable():
@@ -90,9 +97,7 @@ def answer_json(value: Any) -> None:
 
 def answer_table(found: "Table") -> None:
     """Print a table on stdout, as wide as the terminal."""
-    from rich.console import Console
-
-    Console(highlight=False).print(found)
+    stdout().print(found)
 
 
 def note(text: str, *, quiet: bool = False) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from geovl.cli import options, output
+from geovl.cli.legend import legend
 from geovl.cli.progress import Progress
 from geovl.errors import RunError
 
@@ -15,7 +16,13 @@ RunId = Annotated[str | None, typer.Argument(help="Run id. Default: the latest."
 
 @app.command("list")
 def list_runs(store: options.Store = None, as_json: options.Json = False) -> None:
-    """List the runs, oldest first; unfinished ones are told of on stderr."""
+    """List the runs, oldest first; unfinished ones are told of on stderr.
+
+    \b
+    Examples:
+      geovl runs list
+      geovl runs list --json
+    """  # noqa: D301 - click reads the backspace: what follows keeps its lines
     with output.faults():
         from geovl import runs, settings
 
@@ -40,7 +47,13 @@ def list_runs(store: options.Store = None, as_json: options.Json = False) -> Non
 
 @app.command()
 def show(run: RunId = None, store: options.Store = None, as_json: options.Json = False) -> None:
-    """Show one run: its source, model, parameters and classes."""
+    """Show one run: its source, model, parameters and classes.
+
+    \b
+    Examples:
+      geovl runs show
+      geovl runs show RUN --json
+    """  # noqa: D301 - click reads the backspace: what follows keeps its lines
     with output.faults():
         from geovl import runs, settings
 
@@ -54,16 +67,21 @@ def show(run: RunId = None, store: options.Store = None, as_json: options.Json =
         output.answer(f"folder  {found.path}")
         output.answer(f"source  {source['path']} ({source['shape'][1]} x {source['shape'][0]} px, {source['crs']})")
         output.answer(f"model   {manifest['model']['id']} {manifest['model']['version']}")
-        for entry in manifest["classes"]:
-            area = "no area" if entry["area_m2"] is None else f"{entry['area_m2']:,.0f} m²"
-            output.answer(f"class   {entry['name']}: {entry['polygons']} polygons, {area}")
+        console = output.stdout()
+        console.print(legend(manifest, console))
         for warning in manifest["warnings"]:
             output.answer(f"warning {warning}")
 
 
 @app.command()
 def verify(run: RunId = None, store: options.Store = None) -> None:
-    """Hash a run's files and its source again; exits 1 when anything changed."""
+    """Hash a run's files and its source again; exits 1 when anything changed.
+
+    \b
+    Examples:
+      geovl runs verify
+      geovl runs verify RUN
+    """  # noqa: D301 - click reads the backspace: what follows keeps its lines
     with output.faults():
         from geovl import runs, settings
 
@@ -80,7 +98,12 @@ def remove(
     run: Annotated[str, typer.Argument(help="Run id.")],
     store: options.Store = None,
 ) -> None:
-    """Delete a run."""
+    """Delete a run.
+
+    \b
+    Examples:
+      geovl runs remove RUN
+    """  # noqa: D301 - click reads the backspace: what follows keeps its lines
     with output.faults():
         from geovl import runs, settings
 
@@ -96,7 +119,14 @@ def merge(
     store: options.Store = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Finish a run that was made in shards: geovl segment … --shard K/N."""
+    """Finish a run that was made in shards: geovl segment … --shard K/N.
+
+    \b
+    Examples:
+      geovl segment mosaic.vrt building --shard 1/2
+      geovl segment mosaic.vrt building --shard 2/2
+      geovl runs merge
+    """  # noqa: D301 - click reads the backspace: what follows keeps its lines
     with output.faults():
         from geovl import pipeline, runs, settings
 

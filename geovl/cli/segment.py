@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from geovl.cli import options, output
+from geovl.cli.legend import legend
 from geovl.cli.progress import Progress
 from geovl.errors import GeovlError, UsageError
 
@@ -315,15 +316,22 @@ def _check_output(out: Path | None, count: int, overwrite: bool, *, shard: str |
     check_target(out, overwrite=overwrite)
 
 
+def _write(run: "Run", out: Path, *, overwrite: bool) -> None:
+    from geovl import api
+    from geovl.export.formats import export, resolve
+
+    for warning in export(api.layer(run), out, resolve(None, out), overwrite=overwrite):
+        output.warn(warning)
+
+
 def _report(made: "list[Run]", out: Path | None, *, overwrite: bool, as_json: bool, quiet: bool, many: bool) -> None:
     manifests = [run.manifest for run in made]
     if made and out is not None:
-        from geovl import api
-
-        api.Run(made[0].path).export(out, overwrite=overwrite)
+        _write(made[0], out, overwrite=overwrite)
     if not quiet:
         for run, manifest in zip(made, manifests, strict=True):
-            output.stderr().print(_table(manifest, title=manifest["source"]["path"] if many else ""))
+            console = output.stderr()
+            console.print(legend(manifest, console, title=manifest["source"]["path"] if many else ""))
             speed = manifest["timings"]["megapixels_per_second"]
             output.note(f"{manifest['polygons']} polygons, {speed:.1f} megapixels per second; run {run.id}")
             for line in _remarks(manifest):
@@ -331,7 +339,7 @@ def _report(made: "list[Run]", out: Path | None, *, overwrite: bool, as_json: bo
         if made and out is not None:
             output.note(f"Written: {out}")
         elif made:
-            output.note("Next: geovl export --format gpkg -o FILE.gpkg")
+            output.note("Next: geovl view --open, or geovl export --format gpkg -o FILE.gpkg")
         if many:
             output.stderr().print(_sources(manifests))
     if as_json:
@@ -418,19 +426,3 @@ def _duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
-
-
-def _table(manifest: dict[str, Any], title: str) -> Any:
-    rows = []
-    for entry in manifest["classes"]:
-        area, score = entry["area_m2"], entry["score"]
-        rows.append(
-            (
-                entry["name"],
-                str(entry["polygons"]),
-                "-" if area is None else f"{area:,.0f}",
-                "-" if score is None else f"{score:.2f}",
-            )
-        )
-    columns = ("class", "polygons", "area m²", "score")
-    return output.table(columns, rows, right=columns[1:], title=title)
