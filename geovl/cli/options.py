@@ -31,5 +31,12 @@ Catalog = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but the answer and errors.")]
 Verbose = Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more; twice for everything.")]
+Picture = Annotated[
+    bool,
+    typer.Option(
+        "--picture/--no-picture",
+        help="A small picture, where the terminal shows any (kitty, iTerm2, sixel). Also: GEOVL_PICTURE=off.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="File to write; - is stdout.", show_default=False)]

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from geovl.cli import options, output
+from geovl.cli import options, output, pictures
 from geovl.cli.legend import legend
 from geovl.cli.progress import Progress
 from geovl.errors import RunError
@@ -46,7 +46,9 @@ def list_runs(store: options.Store = None, as_json: options.Json = False) -> Non
 
 
 @app.command()
-def show(run: RunId = None, store: options.Store = None, as_json: options.Json = False) -> None:
+def show(
+    run: RunId = None, store: options.Store = None, picture: options.Picture = True, as_json: options.Json = False
+) -> None:
     """Show one run: its source, model, parameters and classes.
 
     \b
@@ -69,6 +71,8 @@ def show(run: RunId = None, store: options.Store = None, as_json: options.Json =
         output.answer(f"model   {manifest['model']['id']} {manifest['model']['version']}")
         console = output.stdout()
         console.print(legend(manifest, console))
+        if picture:
+            pictures.show(found)
         for warning in manifest["warnings"]:
             output.answer(f"warning {warning}")
 

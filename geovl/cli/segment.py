@@ -1,12 +1,13 @@
 """``geovl segment``: words and a raster in, a run out."""
 
+import sys
 from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from geovl.cli import options, output
+from geovl.cli import options, output, pictures
 from geovl.cli.legend import legend
 from geovl.cli.progress import Progress
 from geovl.errors import GeovlError, UsageError
@@ -161,6 +162,7 @@ def segment(
     ] = None,
     overwrite: options.Overwrite = False,
     store: options.Store = None,
+    picture: options.Picture = True,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = 0,
@@ -211,6 +213,7 @@ def segment(
         if not found:
             output.note(f"Shard {shard} has nothing to do: there are fewer sources than shards.", quiet=quiet)
         elif execution.shard is None:
+            _pictured(made, wanted=picture and not quiet)
             _report(made, out, overwrite=overwrite, as_json=as_json, quiet=quiet, many=len(found) > 1)
         else:
             output.note(f"Shard {shard} is made. When all are: geovl runs merge", quiet=quiet)
@@ -314,6 +317,11 @@ def _check_output(out: Path | None, count: int, overwrite: bool, *, shard: str |
         raise UsageError(msg, "Leave -o out, and export each run: geovl export RUN -o FILE; or make one run: --merge")
     resolve(None, out)
     check_target(out, overwrite=overwrite)
+
+
+def _pictured(made: "list[Run]", *, wanted: bool) -> None:
+    if wanted and len(made) == 1:
+        pictures.show(made[0], sys.stderr)
 
 
 def _write(run: "Run", out: Path, *, overwrite: bool) -> None:
