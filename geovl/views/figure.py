@@ -233,7 +233,7 @@ class _Legend:
 
 def _amount(entry: dict[str, Any]) -> str:
     area = entry["area_m2"]
-    if area is None:
+    if area is None or not entry["polygons"]:
         return f"{entry['polygons']:,}"
     return f"{entry['polygons']:,} · " + (f"{area / 1e6:,.2f} km²" if area >= 1e6 else f"{area:,.0f} m²")
 

@@ -283,7 +283,11 @@
     pointer = event;
   });
   map.on("mouseout", () => { tip.hidden = true; });
-  map.on("click", (event) => choose(under(event.containerPoint)));
+  map.on("click", (event) => {
+    choose(under(event.containerPoint));
+    pointer = event; // a finger has no other way to ask
+    look();
+  });
 
   // ---- table
 
