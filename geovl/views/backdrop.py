@@ -3,13 +3,13 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import rasterio
 from affine import Affine
 from numpy.typing import NDArray
-from pyproj import CRS
+from pyproj import CRS, Transformer
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.transform import array_bounds
@@ -60,7 +60,7 @@ def backdrop(run: Run, side: int, crs: CRS | None = None) -> Backdrop:
         pixels, valid = raster.picture(side)
     picture = np.dstack([*pixels, np.where(valid, 255, 0).astype(np.uint8)])
     small = scaled(box, valid.shape)
-    if crs is None or box.crs is None or box.crs == crs:
+    if crs is None or not placed(box.crs) or box.crs == crs:
         return Backdrop(picture, small)
     return _warped(picture, small, fitting(small, side, crs))
 
@@ -72,7 +72,7 @@ def grid(run: Run, side: int, crs: CRS | None = None) -> GeoBox:
         box = GeoBox((labels.height, labels.width), labels.transform, known)
     shrink = max(1.0, max(box.shape) / side)
     small = scaled(box, (max(1, round(box.shape[0] / shrink)), max(1, round(box.shape[1] / shrink))))
-    if crs is not None and box.crs is not None and box.crs != crs:
+    if crs is not None and placed(box.crs) and box.crs != crs:
         return fitting(small, side, crs)
     return small
 
@@ -92,7 +92,7 @@ def labels_on(run: Run, box: GeoBox) -> NDArray[np.uint16]:
     """
     with _labels(run) as labels:
         try:
-            if box.crs is None or labels.crs is None:
+            if not placed(box.crs) or labels.crs is None:
                 found = labels.read(1, out_shape=box.shape, resampling=Resampling.nearest)
             else:
                 grid: dict[str, Any] = {
@@ -119,6 +119,7 @@ def fitting(box: GeoBox, side: int, crs: CRS) -> GeoBox:
         RunError: The CRS has no place for it.
     """
     height, width = box.shape
+    _refuse_poles(box)
     try:
         bounds = _clipped(box)
         transform, cols, rows = calculate_default_transform(_wkt(box), crs.to_wkt(), width, height, *bounds)
@@ -128,6 +129,24 @@ def fitting(box: GeoBox, side: int, crs: CRS) -> GeoBox:
     shrink = max(1.0, max(rows, cols) / side)
     shape = (max(1, math.ceil(rows / shrink)), max(1, math.ceil(cols / shrink)))
     return scaled(GeoBox((rows, cols), transform, crs), shape)
+
+
+def placed(crs: CRS | None) -> TypeGuard[CRS]:
+    """Tell whether a CRS says where on Earth something lies: a local one, as of a building site, does not."""
+    return crs is not None and not crs.is_engineering
+
+
+def _refuse_poles(box: GeoBox) -> None:
+    """Refuse a grid around a pole.
+
+    Raises:
+        RunError: Its centre lies where Web Mercator ends.
+    """
+    centre = box.transform @ (box.shape[1] / 2, box.shape[0] / 2)
+    _, lat = Transformer.from_crs(box.crs, "OGC:CRS84", always_xy=True).transform(*centre)
+    if not abs(lat) <= _POLE:
+        msg = f"The run lies at {lat:.1f} degrees of latitude, and Web Mercator ends at {_POLE:g}."
+        raise RunError(msg, "Draw a figure instead: geovl view --png FILE.png")
 
 
 def _clipped(box: GeoBox) -> tuple[float, float, float, float]:

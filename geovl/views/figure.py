@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from pyproj import Geod, Transformer
 
-from geovl.errors import ExportError, SourceError, UsageError
+from geovl.errors import SourceError, UsageError
 from geovl.export.formats import check_target
 from geovl.palette import rgba
 from geovl.runs import SEGMENTS, Run
 from geovl.types import GeoBox
 from geovl.vectors import ROWS, flat, read_batches
-from geovl.views.backdrop import backdrop, grid, labels_on
+from geovl.views.backdrop import backdrop, grid, labels_on, placed
+from geovl.views.saving import save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,14 +72,7 @@ def figure(
         if path.suffix.lower() == ".pdf":
             nothing = {"CreationDate": None, "Producer": None, "Creator": None}
         drawn.savefig(buffer, format=path.suffix.lower()[1:], dpi=dpi, metadata=nothing)
-    part = path.with_name(f".{path.name[:80]}.partial")
-    try:
-        part.write_bytes(buffer.getvalue())
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        msg = f"{path} cannot be written: {error.strerror}."
-        raise ExportError(msg, "Nothing was kept of it; the run is untouched.") from error
+    save(path, buffer.getvalue())
     return tuple(said.told)
 
 
@@ -240,7 +234,7 @@ def _amount(entry: dict[str, Any]) -> str:
 
 def metres_per_pixel(box: GeoBox) -> float | None:
     """Return how long a pixel of a grid is on the ground, along its rows and at its centre; None without CRS."""
-    if box.crs is None:
+    if not placed(box.crs):
         return None
     to_lonlat = Transformer.from_crs(box.crs, "OGC:CRS84", always_xy=True)
     row, col = box.shape[0] / 2, box.shape[1] / 2
@@ -273,7 +267,7 @@ def round_length(metres: float) -> tuple[float, str]:
 
 def north(box: GeoBox) -> tuple[float, float] | None:
     """Return which way true north is at the centre of a grid, as columns and rows of length 1; None without CRS."""
-    if box.crs is None:
+    if not placed(box.crs):
         return None
     to_lonlat = Transformer.from_crs(box.crs, "OGC:CRS84", always_xy=True)
     here = box.transform @ (box.shape[1] / 2, box.shape[0] / 2)

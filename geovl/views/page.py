@@ -10,9 +10,9 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.resources import files
@@ -21,16 +21,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+from affine import Affine
 from numpy.typing import NDArray
-from pyproj import CRS
+from pyproj import CRS, Transformer
 from rasterio.io import MemoryFile
 
 from geovl.errors import ExportError, SourceError, UsageError
 from geovl.export.formats import check_target
 from geovl.palette import rgba
-from geovl.runs import Run
+from geovl.runs import SEGMENTS, Run
 from geovl.types import GeoBox
-from geovl.views.backdrop import MERCATOR, backdrop, grid, labels_on
+from geovl.vectors import read_head
+from geovl.views.backdrop import MERCATOR, backdrop, grid, labels_on, placed
+from geovl.views.saving import save
 from geovl.views.vectors import Steps, pack
 
 LARGEST = 15_000_000
@@ -99,14 +102,7 @@ def page(
         warnings += (
             f"The page would be over {LARGEST / 1e6:.0f} MB: picture and outlines are coarser than they could be.",
         )
-    part = path.with_name(f".{path.name[:80]}.partial")
-    try:
-        part.write_text(text, "utf-8", errors="replace")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        msg = f"{path} cannot be written: {error.strerror}."
-        raise ExportError(msg, "Nothing was kept of it; the run is untouched.") from error
+    save(path, text.encode("utf-8", "replace"))
     return warnings
 
 
@@ -116,12 +112,12 @@ def _crs(runs: Sequence[Run]) -> CRS | None:
     Raises:
         UsageError: Some runs have a CRS and some have none, or there are several without one.
     """
-    placed = [run.manifest["source"]["crs"] is not None for run in runs]
-    if any(placed) != all(placed) or (len(runs) > 1 and not any(placed)):
-        without = next(run.id for run, there in zip(runs, placed, strict=True) if not there)
-        msg = f"Run {without} has no CRS, so nobody knows where it lies beside the others."
+    known = [placed(read_head(run.path / SEGMENTS).crs) for run in runs]
+    if any(known) != all(known) or (len(runs) > 1 and not any(known)):
+        without = next(run.id for run, there in zip(runs, known, strict=True) if not there)
+        msg = f"Run {without} has no CRS of the Earth, so nobody knows where it lies beside the others."
         raise UsageError(msg, f"Look at it alone: geovl view {without}")
-    return MERCATOR if all(placed) else None
+    return MERCATOR if all(known) else None
 
 
 def _date(run: Run) -> str:
@@ -141,7 +137,10 @@ def _shown(run: Run, crs: CRS | None, side: int, step: float) -> dict[str, Any]:
     manifest = run.manifest
     source, model = manifest["source"], manifest["model"]
     box = grid(run, side, crs)
-    steps, scale = _steps(box, max(source["shape"]), step), (1.0 if crs is None else _TILE / _EARTH)
+    steps, scale = (
+        _steps(box if crs else replace(box, crs=None), max(source["shape"]), step),
+        (1.0 if crs is None else _TILE / _EARTH),
+    )
     left, top = (0.0, 0.0) if crs is None else (_TILE / 2 + scale * steps.left, _TILE / 2 - scale * steps.top)
     height, width = box.shape
     across, down = (abs(box.transform.a) * width * scale, abs(box.transform.e) * height * scale)
@@ -152,7 +151,7 @@ def _shown(run: Run, crs: CRS | None, side: int, step: float) -> dict[str, Any]:
         under = pool.submit(lambda: _photograph(backdrop(run, side, crs).pixels))
         colors = [rgba(entry["color"]) for entry in classes]
         labels = _drawing(labels_on(run, box), colors)
-        polygons = asdict(pack(run, steps, crs))
+        polygons = asdict(pack(run, steps, _to_map(run, box, crs)))
         picture, note = _or_none(under)
     rows = f"{source['shape'][1]:,} x {source['shape'][0]:,} pixels"
     return {
@@ -170,6 +169,15 @@ def _shown(run: Run, crs: CRS | None, side: int, step: float) -> dict[str, Any]:
         ],
         "polygons": polygons,
     }
+
+
+def _to_map(run: Run, box: GeoBox, crs: CRS | None) -> Callable[..., Any]:
+    """Return what turns x and y of a run's polygons into those of a map in a CRS, or into pixels of its source."""
+    if crs is None:
+        height, width = run.manifest["source"]["shape"]
+        back = ~(box.transform @ Affine.scale(box.shape[1] / width, box.shape[0] / height))
+        return lambda x, y: back @ (x, y)
+    return Transformer.from_crs(read_head(run.path / SEGMENTS).crs, crs, always_xy=True).transform
 
 
 def _or_none(picture: Future[str]) -> tuple[str | None, str]:

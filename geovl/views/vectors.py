@@ -8,16 +8,15 @@ then deflated.
 
 import base64
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pyproj import CRS, Transformer
 
 from geovl.runs import SEGMENTS, Run
-from geovl.vectors import ROWS, flat, read_batches, read_head
+from geovl.vectors import ROWS, flat, read_batches
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -59,26 +58,23 @@ class Packed:
     """float32, m², NaN where there is none."""
 
 
-def pack(run: Run, steps: Steps, crs: CRS | None) -> Packed:
+def pack(run: Run, steps: Steps, to_map: Callable[[Floats, Floats], tuple[Floats, Floats]]) -> Packed:
     """Return the polygons of a run, largest first, so that small ones are drawn over large ones.
 
     Args:
         run: A finished run.
         steps: The grid that vertices are put on; what is less than a step apart becomes one vertex.
-        crs: Of the map; None for pixels.
+        to_map: Turns x and y of the run's polygons into those of the map.
 
     Raises:
         RunError: The segments are missing or damaged.
     """
     where = run.path / SEGMENTS
-    known = read_head(where).crs
-    project = None if crs is None or known is None or known == crs else Transformer.from_crs(known, crs, always_xy=True)
     order = {name: index for index, name in enumerate(run.classes)}
     parts: list[tuple[NDArray[Any], ...]] = []
     for batch in read_batches(where, ROWS, _COLUMNS):
         points, rings, polygons = flat(batch["geometry"])
-        if project is not None:
-            points = np.stack(project.transform(points[:, 0], points[:, 1]), 1)
+        points = np.stack(to_map(points[:, 0], points[:, 1]), 1)
         whole, lengths = _merged(steps.round(points), rings)
         label = np.array([order[name] for name in batch["class"].to_pylist()], np.int64)
         score = batch["score"].to_numpy(zero_copy_only=False)

@@ -15,6 +15,9 @@ HOSTILE = (
 )  # fmt: skip
 
 
+LOCAL = 'LOCAL_CS["site",UNIT["metre",1]]'
+
+
 class Patches(BrightnessSegmenter):
     """Finds each class where the red band says its place in the vocabulary, in steps of 30."""
 

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 from geovl.cli.app import app
 from geovl.errors import ExportError, UsageError
 from geovl.types import GeoBox
+from geovl.views.backdrop import grid
 from geovl.views.figure import figure, metres_per_pixel, north, round_length, shortened
-from tests.view.conftest import HOSTILE, run_of
+from tests.view.conftest import HOSTILE, LOCAL, run_of
 
 _AGAIN = """
 import sys
@@ -94,6 +95,14 @@ def test_north_is_true_north():
     assert north(GeoBox((10, 10), Affine.identity(), None)) is None
 
 
+def test_a_local_crs_has_no_north_and_a_bar_in_pixels(tmp_path, store):
+    run = run_of(tmp_path, store, ("a",), crs=LOCAL)
+    assert figure(run, tmp_path / "a.png") == ()
+    box = grid(run, 100)
+    assert metres_per_pixel(box) is None
+    assert north(box) is None
+
+
 @pytest.mark.parametrize(
     ("room", "told"), [(9.99, "5 m"), (10, "10 m"), (0.7, "0.5 m"), (2499, "2 km"), (50_000, "50 km"), (199, "100 m")]
 )
@@ -117,6 +126,18 @@ def test_the_command_and_what_it_refuses(tmp_path, store, monkeypatch):
     assert sorted(path.name for path in tmp_path.glob("*.*") if path.suffix in {".png", ".html", ".partial"}) == [
         "a.png"
     ]
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, store, monkeypatch):
+    run = run_of(tmp_path, store, ("a",))
+
+    def full(_path, _data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(ExportError, match="No space left"):
+        figure(run, tmp_path / "a.png")
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith((".a", "a"))]
 
 
 def test_sizes_that_are_none_are_refused(tmp_path, store):

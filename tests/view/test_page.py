@@ -5,13 +5,14 @@ import re
 import time
 
 import pytest
+from affine import Affine
 from typer.testing import CliRunner
 
 from geovl import api
 from geovl.cli.app import app
-from geovl.errors import ExportError, UsageError
+from geovl.errors import ExportError, RunError, UsageError
 from geovl.views.page import Basemap, page
-from tests.view.conftest import HOSTILE, run_of
+from tests.view.conftest import HOSTILE, LOCAL, run_of
 
 
 class Page:
@@ -264,6 +265,20 @@ def test_a_raster_without_crs_is_shown_in_its_pixels(browser, tmp_path, store):
     assert opened.faults() == ([], [])
     with pytest.raises(UsageError, match="no CRS"):
         page([run, run_of(tmp_path, store, ("a", "b"), file="placed.tif")], tmp_path / "both.html")
+
+
+def test_what_web_mercator_cannot_show_is_refused_or_shown_in_pixels(tmp_path, store):
+    pole = run_of(tmp_path, store, ("a",), crs="EPSG:3413", transform=Affine(1000, 0, -160000, 0, -1000, 120000))
+    with pytest.raises(RunError, match="degrees of latitude"):
+        page([pole], tmp_path / "pole.html")
+    assert not (tmp_path / "pole.html").exists()
+    local = run_of(tmp_path, store, ("a",), crs=LOCAL, file="local.tif")
+    page([local], tmp_path / "local.html")
+    assert '"crs":"pixels"' in (tmp_path / "local.html").read_text()
+    world = run_of(
+        tmp_path, store, ("a",), crs="EPSG:4326", transform=Affine(360 / 320, 0, -180, 0, -0.75, 90), file="world.tif"
+    )
+    assert page([world], tmp_path / "world.html") == ()
 
 
 def test_a_page_has_everything_inside_and_may_load_nothing(tmp_path, store):

@@ -1,15 +1,18 @@
 """What a page reads of polygons is what the run holds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import shapely
+from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geovl.views.backdrop import MERCATOR, backdrop
-from geovl.views.page import _steps
+from geovl.views.backdrop import MERCATOR, grid
+from geovl.views.page import _steps, _to_map
 from geovl.views.vectors import Steps, pack, read_varints, unpack, varints
-from tests.view.conftest import run_of
+from tests.view.conftest import LOCAL, run_of
 
 
 def signed(value):
@@ -42,22 +45,34 @@ def test_bytes_are_those_of_protocol_buffers():
     assert varints(np.array([0, 127, 128, 300])) == bytes([0, 127, 128, 1, 172, 2])
 
 
-@pytest.mark.parametrize("crs", [None, MERCATOR])
-def test_polygons_classes_scores_and_areas_are_those_of_the_run(tmp_path, store, crs):
-    run = run_of(tmp_path, store, **({} if crs else {"crs": None, "transform": None}))
-    box = backdrop(run, 512, crs).box
-    steps = _steps(box, 320, 0.25)
-    packed = pack(run, steps, crs)
+PLACES = {
+    "on Earth": {},
+    "without CRS": {"crs": None, "transform": None},
+    "without CRS, with a scale": {"crs": None, "transform": Affine(0.5, 0, 7, 0, -0.25, 90)},
+    "local": {"crs": LOCAL, "transform": Affine(2, 0, 1000, 0, -2, 500)},
+}
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_polygons_classes_scores_and_areas_are_those_of_the_run(tmp_path, store, where):
+    run = run_of(tmp_path, store, **PLACES[where])
+    crs = MERCATOR if where == "on Earth" else None
+    box = grid(run, 200, crs)
+    steps = _steps(box if crs else replace(box, crs=None), 320, 0.25)
+    packed = pack(run, steps, _to_map(run, box, crs))
     frame = run.to_geodataframe()
-    expected = frame.to_crs(crs) if crs else frame
+    pixels = PLACES[where].get("transform") or Affine.identity()
+    expected = (
+        frame.to_crs(crs) if crs else frame.set_crs(None, allow_override=True).affine_transform((~pixels).to_shapely())
+    )
     assert packed.count == len(frame) > 20
     scores = np.frombuffer(unpack(packed.scores), np.uint8) / 254
     areas = np.frombuffer(unpack(packed.areas), "<f4")
     labels = list(read_varints(unpack(packed.labels)))
     for index, (shape, label) in enumerate(zip(polygons_of(packed, steps), labels, strict=True)):
-        near = expected.geometry.intersection(shape).area
+        near = getattr(expected, "geometry", expected).intersection(shape).area
         row = int(near.argmax())
-        assert shape.hausdorff_distance(expected.geometry.iloc[row]) <= steps.step
+        assert shape.hausdorff_distance(getattr(expected, "geometry", expected).iloc[row]) <= steps.step
         assert run.classes[label] == frame["class"].iloc[row]
         assert scores[index] == pytest.approx(frame["score"].iloc[row], abs=0.003)
         if crs:

@@ -241,6 +241,7 @@
 
   const areaText = (area) => {
     if (Number.isNaN(area)) return "–";
+    if (area >= 1e9) return `${number.format(area / 1e6)} km²`;
     return area >= 1e6 ? `${(area / 1e6).toFixed(2)} km²` : `${area >= 100 ? number.format(area) : area.toFixed(1)} m²`;
   };
   const scoreText = (score) => (score === 255 ? "–" : (score / 254).toFixed(2));

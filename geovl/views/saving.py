@@ -1,0 +1,21 @@
+"""Writes what was drawn: whole or not at all."""
+
+from pathlib import Path
+
+from geovl.errors import ExportError
+
+
+def save(path: Path, data: bytes) -> None:
+    """Put a file in its place in one step.
+
+    Raises:
+        ExportError: It cannot be written.
+    """
+    part = path.with_name(f".{path.name[:80]}.partial")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        msg = f"{path} cannot be written: {error.strerror}."
+        raise ExportError(msg, "Nothing was kept of it; the run is untouched.") from error
