@@ -70,7 +70,7 @@ def show(
         output.answer(f"source  {source['path']} ({source['shape'][1]} x {source['shape'][0]} px, {source['crs']})")
         output.answer(f"model   {manifest['model']['id']} {manifest['model']['version']}")
         console = output.stdout()
-        console.print(legend(manifest, console))
+        console.print(legend(manifest, console), soft_wrap=True, end="")
         if picture:
             pictures.show(found)
         for warning in manifest["warnings"]:

@@ -339,7 +339,8 @@ def _report(made: "list[Run]", out: Path | None, *, overwrite: bool, as_json: bo
     if not quiet:
         for run, manifest in zip(made, manifests, strict=True):
             console = output.stderr()
-            console.print(legend(manifest, console, title=manifest["source"]["path"] if many else ""))
+            title = manifest["source"]["path"] if many else ""
+            console.print(legend(manifest, console, title=title), soft_wrap=True, end="")
             speed = manifest["timings"]["megapixels_per_second"]
             output.note(f"{manifest['polygons']} polygons, {speed:.1f} megapixels per second; run {run.id}")
             for line in _remarks(manifest):

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".pdf")
 _MM = 1 / 25.4  # inches
 _LINE = 4.6  # mm, of the legend
+_TALLEST = 1.6  # times the width; a strip of a satellite's path becomes narrower instead
+_LEAST = 15  # mm of a picture that has room for bar and north
 _NAME = 48  # characters of a name, at most
 _OUTLINED = 50_000
 """Polygons, at most, that are drawn as outlines; of more the labels are drawn."""
@@ -118,17 +120,19 @@ def _drawn(run: Run, width: float, dpi: int, title: str | None, said: _Plain) ->
     classes = manifest["classes"]
     legend = _Legend.of(classes, width)
     above = 7.0 if title else 1.0
-    tall = width * height / columns
+    tall = min(width * height / columns, _TALLEST * width)
+    wide = max(tall * columns / height, 1.0)
     whole = above + tall + legend.height + 12
     drawn = Figure(figsize=(width * _MM, whole * _MM))
-    axes = drawn.add_axes((0, 1 - (above + tall) / whole, 1, tall / whole))
+    axes = drawn.add_axes((0, 1 - (above + tall) / whole, wide / width, tall / whole))
     axes.set_axis_off()
-    axes.imshow(pixels, interpolation="antialiased")
+    axes.imshow(pixels, interpolation="antialiased", aspect="auto")
     _outlines(axes, run, box)
     axes.set_xlim(-0.5, columns - 0.5)
     axes.set_ylim(height - 0.5, -0.5)
-    _bar(axes, box, width)
-    _north(axes, box)
+    if min(wide, tall) >= _LEAST:
+        _bar(axes, box, wide)
+        _north(axes, box)
     if title:
         _text(drawn, 1.5, whole - 2.2, whole, width, shortened(title, 120), size=10, va="top", weight="bold")
     legend.draw(drawn, classes, whole - above - tall - 3, whole, width)
@@ -164,7 +168,7 @@ def _outlines(axes: "Axes", run: Run, box: GeoBox) -> None:
     entries = run.manifest["classes"]
     if run.manifest["polygons"] > _OUTLINED:
         table = np.array([(0, 0, 0, 0), *((*rgba(entry["color"])[:3], 130) for entry in entries)], np.uint8)
-        axes.imshow(table[labels_on(run, box)], interpolation="nearest")
+        axes.imshow(table[labels_on(run, box)], interpolation="nearest", aspect="auto")
         return
     paths = _paths(run, box)
     for entry in entries:

@@ -12,10 +12,12 @@ from typer.testing import CliRunner
 
 from geovl.cli.app import app
 from geovl.errors import ExportError, UsageError
-from geovl.types import GeoBox
+from geovl.pipeline import SegmentOptions, segment
+from geovl.types import GeoBox, Vocabulary
 from geovl.views.backdrop import grid
 from geovl.views.figure import figure, metres_per_pixel, north, round_length, shortened
-from tests.view.conftest import HOSTILE, LOCAL, run_of
+from tests.fakes import write_tif
+from tests.view.conftest import HOSTILE, LOCAL, Patches, run_of
 
 _AGAIN = """
 import sys
@@ -93,6 +95,17 @@ def test_north_is_true_north():
     assert way[0] < -0.02  # meridians lean west of grid north there, on paper to the left
     assert np.hypot(*way) == pytest.approx(1)
     assert north(GeoBox((10, 10), Affine.identity(), None)) is None
+
+
+@pytest.mark.parametrize("shape", [(6000, 8), (8, 6000), (1, 1)])
+def test_strips_are_drawn_on_a_page_of_sane_size(tmp_path, store, shape):
+    path = write_tif(tmp_path / "strip.tif", np.full((3, *shape), 30, np.uint8))
+    run = segment(str(path), Vocabulary.from_prompts(["a"]), Patches(), store, SegmentOptions(min_area=0))
+    figure(run, tmp_path / "strip.png", width=100, dpi=100)
+    pixels = pixels_of(tmp_path / "strip.png")
+    assert abs(pixels.shape[2] - 100 / 25.4 * 100) <= 1
+    assert pixels.shape[1] < 2 * pixels.shape[2]
+    assert (pixels != 255).any()
 
 
 def test_a_local_crs_has_no_north_and_a_bar_in_pixels(tmp_path, store):
