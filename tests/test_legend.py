@@ -8,7 +8,7 @@ from rich.console import Console
 from geovl.cli.legend import bar, legend, shares
 
 CLASSES = [
-    {"name": "roof\x1b[31m\u202e", "polygons": 3, "area_m2": 300.0, "score": 0.9, "color": "#e6194b"},
+    {"name": "roof\x1b[31m\u202e", "polygons": 3, "area_m2": 300.0, "score": 0.9, "color": "#e7184c"},
     {"name": "sea", "polygons": 1, "area_m2": 100.0, "score": None, "color": "#4363d8"},
 ]
 
@@ -23,7 +23,7 @@ def printed(classes=CLASSES, **how):
 
 def test_a_terminal_has_swatches_and_bars():
     text = printed(force_terminal=True, color_system="truecolor")
-    assert "\x1b[38;2;230;25;75m■" in text
+    assert "\x1b[38;2;231;24;76m■" in text
     assert "75%" in text
     assert "25%" in text
     assert text.count("█") > 10
