@@ -70,15 +70,13 @@ def list_records(
 
     Options narrow the list; the same option again widens it.
 
+    \b
     Examples:
       geovl catalog list --task grounding
-
       geovl catalog list --kind contrastive --license permissive --open-weights
-
       geovl catalog list --evaluated-on rrsis-d --year 2024..
-
       geovl catalog list --kind survey
-    """
+    """  # noqa: D301 - click reads the backspace: what follows keeps its lines
     with output.faults():
         from geovl.catalog import select
 
@@ -114,13 +112,12 @@ def show(
 ) -> None:
     """Show one record whole: links, licences and what they allow, results, what is related, BibTeX.
 
+    \b
     Examples:
       geovl catalog show nano
-
       geovl catalog show GeoChat --json
-
       geovl catalog show 2306.11300
-    """
+    """  # noqa: D301 - click reads the backspace: what follows keeps its lines
     with output.faults():
         from geovl import catalog as catalogs
         from geovl.catalog.related import related
@@ -147,11 +144,11 @@ def search(
 ) -> None:
     """Search every field of every record, best first; synonyms count, and words may be misspelt.
 
+    \b
     Examples:
       geovl catalog search flood damage
-
       geovl catalog search RES sentinel --limit 5
-    """
+    """  # noqa: D301 - click reads the backspace: what follows keeps its lines
     with output.faults():
         from geovl import catalog as catalogs
         from geovl.catalog.search import search as look
@@ -181,11 +178,11 @@ def compare(
 ) -> None:
     """Put records side by side; results only where data set, split and setting are the same.
 
+    \b
     Examples:
       geovl catalog compare lgce rmsin geopixel
-
       geovl catalog compare remoteclip georsclip skyclip
-    """
+    """  # noqa: D301 - click reads the backspace: what follows keeps its lines
     with output.faults():
         from geovl import catalog as catalogs
         from geovl.cli import cards
@@ -311,15 +308,13 @@ def export(
 
     hf-card, stac-mlm and croissant describe one record a file: give one ID, or a folder with -o.
 
+    \b
     Examples:
       geovl catalog export --format json -o catalog.json
-
       geovl catalog export remoteclip --format hf-card
-
       geovl catalog export --task grounding --format bibtex > grounding.bib
-
       geovl catalog export --format croissant -o croissant/
-    """
+    """  # noqa: D301 - click reads the backspace: what follows keeps its lines
     with output.faults():
         from geovl.catalog import exports
 

@@ -38,11 +38,11 @@ def encode(
     A cell has the label of the pixel at its middle. Labels are called as the raster says
     (labels.tif of a run does), or as --label says.
 
+    \b
     Examples:
       geovl descriptor encode .geovl/runs/ID/labels.tif --grid 32
-
       geovl descriptor encode classes.tif --label building --label road --form plain
-    """
+    """  # noqa: D301 - click reads the backspace: what follows keeps its lines
     with output.faults():
         from geovl import descriptors
         from geovl.segmenters.text_as_mask.dialects import dialect_of
@@ -80,11 +80,11 @@ def decode(
     Prints the grid, a row a line: . is background, 1 the first label and so on. Exits with 1 when
     there is no mask in the answer.
 
+    \b
     Examples:
       geovl descriptor decode answer.txt --grid 16 --label ship
-
       geovl descriptor decode - --label ship --like tile.tif -o ship.tif < answer.txt
-    """
+    """  # noqa: D301 - click reads the backspace: what follows keeps its lines
     with output.faults():
         from geovl import descriptors
         from geovl.segmenters.text_as_mask import grammar

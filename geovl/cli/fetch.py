@@ -27,11 +27,11 @@ def fetch(
     What is here already stays; a download that was broken off goes on. Without a network it says which files
     to put where.
 
+    \b
     Examples:
       geovl catalog fetch remoteclip-vit-b-32
-
       geovl catalog fetch proxyclip-dinov2-vit-b-14 --dry-run
-    """
+    """  # noqa: D301 - click reads the backspace: what follows keeps its lines
     with output.faults("what was downloaded is kept: the same command goes on from there."):
         from geovl import catalog as catalogs
         from geovl.catalog import licenses
