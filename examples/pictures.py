@@ -11,6 +11,7 @@ from pathlib import Path
 import rasterio
 from rasterio.io import MemoryFile
 from selenium import webdriver
+from selenium.webdriver.support.ui import WebDriverWait
 
 import geovl
 
@@ -53,8 +54,7 @@ def main() -> None:
         page = geovl.view(run, Path(folder) / "view.html")
         with browser() as chromium:
             chromium.get(page.as_uri())
-            while not chromium.execute_script(_READY):
-                pass
+            WebDriverWait(chromium, 60).until(lambda one: one.execute_script(_READY))
             chromium.execute_script("document.getElementById('swiping').click()")
             chromium.execute_async_script("setTimeout(arguments[0], 1000)")
             save(chromium.get_screenshot_as_png(), PICTURES / "view.jpg")

@@ -5,6 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
+from geovl.cli import output
 from geovl.cli.legend import bar, legend, shares
 
 CLASSES = [
@@ -39,6 +40,15 @@ def test_anything_else_has_plain_text(how):
     if not how["force_terminal"]:
         assert "\x1b" not in text
     assert "300" in text
+
+
+def test_a_table_takes_no_markup_from_names():
+    console = Console(file=io.StringIO(), width=60)
+    console.print(output.table(("a", "b"), [("roof[/b]", "[red]x"), ("\x1b[31m", "y")], title="[/i]"))
+    told = console.file.getvalue()
+    assert "roof[/b]  [red]x" in told
+    assert "[/i]" in told
+    assert "\x1b" not in told
 
 
 def test_bars_are_as_long_as_shares():

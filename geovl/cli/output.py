@@ -126,15 +126,18 @@ def warn(text: str) -> None:
 def table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = (), title: str = ""
 ) -> "Table":
-    """Make a plain table; columns named in ``right`` are right-aligned."""
+    """Make a plain table; columns named in ``right`` are right-aligned. What cells say is text, never rich's markup."""
     from rich.table import Table
+    from rich.text import Text
 
-    out = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    out = Table(
+        title=Text(shown(title)) if title else None, title_justify="left", box=None, pad_edge=False, header_style="bold"
+    )
     for place, name in enumerate(columns):
         # the first column names the row and is what people copy: it is never broken
         out.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=place == 0)
     for row in rows:
-        out.add_row(*row)
+        out.add_row(*(Text(shown(cell)) for cell in row))
     return out
 
 

@@ -131,7 +131,7 @@ def _drawn(run: Run, width: float, dpi: int, title: str | None, said: _Plain) ->
     axes.set_xlim(-0.5, columns - 0.5)
     axes.set_ylim(height - 0.5, -0.5)
     if min(wide, tall) >= _LEAST:
-        _bar(axes, box, wide)
+        _bar(axes, box, wide, manifest["source"]["shape"][1] / columns)
         _north(axes, box)
     if title:
         _text(drawn, 1.5, whole - 2.2, whole, width, shortened(title, 120), size=10, va="top", weight="bold")
@@ -247,12 +247,20 @@ def metres_per_pixel(box: GeoBox) -> float | None:
     return float(length) if math.isfinite(length) and length > 0 else None
 
 
-def _bar(axes: "Axes", box: GeoBox, width: float) -> None:
-    """Draw a scale bar of a round length, about a fifth of the width, into the lower left corner."""
-    scale = metres_per_pixel(box)
-    length, text = round_length(box.shape[1] * 0.2 * (scale or 1.0))
-    pixels = length / (scale or 1.0)
-    unit = text if scale is not None else f"{length:g} pixels"
+def _bar(axes: "Axes", box: GeoBox, width: float, each: float) -> None:
+    """Draw a scale bar of a round length, about a fifth of the width, into the lower left corner.
+
+    Args:
+        axes: Of the picture.
+        box: Its grid.
+        width: Of the picture, mm.
+        each: Pixels of the source that a pixel of the picture has along a row: what the bar counts without CRS.
+    """
+    metres = metres_per_pixel(box)
+    scale = each if metres is None else metres
+    length, text = round_length(box.shape[1] * 0.2 * scale)
+    pixels = length / scale
+    unit = text if metres is not None else f"{length:g} pixels"
     edge = box.shape[1] * 2.5 / width
     y = box.shape[0] - edge - 0.5
     outline = _halo()

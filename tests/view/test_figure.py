@@ -97,6 +97,19 @@ def test_north_is_true_north():
     assert north(GeoBox((10, 10), Affine.identity(), None)) is None
 
 
+def test_without_crs_the_bar_counts_pixels_of_the_source(tmp_path, store, monkeypatch):
+    run = run_of(tmp_path, store, ("a",), crs=None, transform=None)
+    texts, bars = [], []
+    from matplotlib.axes import Axes
+
+    text, plot = Axes.text, Axes.plot
+    monkeypatch.setattr(Axes, "text", lambda self, *a, **k: texts.append(a[2]) or text(self, *a, **k))
+    monkeypatch.setattr(Axes, "plot", lambda self, x, *a, **k: bars.append(x) or plot(self, x, *a, **k))
+    figure(run, tmp_path / "a.png", width=50, dpi=50)  # 118 of 320 columns
+    assert texts == ["50 pixels"]
+    assert bars[0][1] - bars[0][0] == pytest.approx(50 * 118 / 320, rel=0.01)
+
+
 @pytest.mark.parametrize("shape", [(6000, 8), (8, 6000), (1, 1)])
 def test_strips_are_drawn_on_a_page_of_sane_size(tmp_path, store, shape):
     path = write_tif(tmp_path / "strip.tif", np.full((3, *shape), 30, np.uint8))
