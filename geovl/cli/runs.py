@@ -66,8 +66,9 @@ def show(
             return
         source = manifest["source"]
         output.answer(f"run     {manifest['id']}, made {manifest['created']} by geovl {manifest['geovl']}")
-        output.answer(f"folder  {found.path}")
-        output.answer(f"source  {source['path']} ({source['shape'][1]} x {source['shape'][0]} px, {source['crs']})")
+        output.answer(f"folder  {output.shown(str(found.path))}")
+        place = output.shown(source["path"])  # a line break in a name begins no line here
+        output.answer(f"source  {place} ({source['shape'][1]} x {source['shape'][0]} px, {source['crs']})")
         output.answer(f"model   {manifest['model']['id']} {manifest['model']['version']}")
         console = output.stdout()
         console.print(legend(manifest, console), soft_wrap=True, end="")
