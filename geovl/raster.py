@@ -273,9 +273,33 @@ class Raster:
         bands = list(self.info.bands)
         how = Resampling.nearest if self._palette is not None else Resampling.average
         with _reading(self.info.path):
-            values = self._dataset.read(bands, out_shape=(len(bands), *shape), resampling=how)
-            valid = self._mask(None, shape)
+            parts = [
+                (
+                    self._dataset.read(bands, window=window, out_shape=(len(bands), rows, shape[1]), resampling=how),
+                    self._mask(window, (rows, shape[1])),
+                )
+                for window, rows in self._strips(shape)
+            ]
+        values, valid = (np.concatenate(arrays, axis=-2) for arrays in zip(*parts, strict=True))
         return self._shown(values, valid)
+
+    def _strips(self, shape: tuple[int, int]) -> Iterator[tuple[RioWindow, int]]:
+        """Yield windows over the raster from the top, and the rows of a picture (h, w) that each becomes.
+
+        GDAL makes a picture smaller band by band. Where all bands of a strip stay in its cache, it decodes them once
+        and not once for each. The raster is one strip where a row of blocks is too large for that, and where it has
+        overviews: those are small, and the edges of strips need not fall on edges of their pixels.
+        """
+        dataset = self._dataset
+        height, width = dataset.shape
+        bytes_of_row = width * dataset.count * np.dtype(dataset.dtypes[0]).itemsize
+        tall = _CACHE // 2 // bytes_of_row
+        single = tall < 2 * dataset.block_shapes[0][0] or bool(dataset.overviews(self.info.bands[0]))
+        rows = shape[0] if single else max(1, tall * shape[0] // height)
+        for row in range(0, shape[0], rows):
+            end = min(shape[0], row + rows)
+            top, bottom = row * height / shape[0], end * height / shape[0]
+            yield RioWindow(0, top, width, bottom - top), end - row
 
     def _shown(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Return values (bands, h, w) as uint8 (3, h, w), and valid (h, w) less what is no number."""

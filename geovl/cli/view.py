@@ -32,7 +32,7 @@ def view(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Write a figure for a report instead, .png or .pdf: outlines, legend, scale bar, north.",
+            help="Write a figure for a report instead, .png, .pdf or .svg: outlines, legend, scale bar, north.",
             show_default=False,
         ),
     ] = None,

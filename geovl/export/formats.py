@@ -169,15 +169,29 @@ def check_target(path: Path, *, overwrite: bool) -> None:
     """Refuse a target that cannot be written.
 
     Raises:
-        ExportError: It is there already, is a folder, or its folder is missing or not writable.
+        ExportError: It is there already, is a folder, its folder is missing or not writable, or its name is too long.
     """
+    there = _there(path)
     if path.is_dir():
         msg = f"{path} is a folder, a file was expected."
         raise ExportError(msg)
-    if path.exists() and not overwrite:
+    if there and not overwrite:
         msg = f"{path} is there already."
         raise ExportError(msg, "Replace it with --overwrite, or choose another name.")
     _check_parent(path)
+
+
+def _there(path: Path) -> bool:
+    """Tell whether there is something of a name.
+
+    Raises:
+        ExportError: Nothing can be called that.
+    """
+    try:
+        return path.exists()
+    except OSError as error:
+        msg = f"{path} cannot be written: {error.strerror}."
+        raise ExportError(msg, "Choose another name.") from error
 
 
 def _check_parent(path: Path) -> None:
@@ -296,7 +310,7 @@ def _check_folder(path: Path, *, overwrite: bool) -> None:
     Raises:
         ExportError: There is something that is no earlier export, or its folder is missing or not writable.
     """
-    if path.exists():
+    if _there(path):
         ours = (path / ITEM).is_file()
         msg = f"{path} is there already{'' if ours else f', and is no folder with an {ITEM}'}."
         if not (ours and overwrite):

@@ -6,13 +6,17 @@ The same run gives the same bytes, whenever and wherever the same matplotlib dra
 import io
 import math
 import re
+import textwrap
+import unicodedata
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from pyproj import Geod, Transformer
+from pyproj import CRS, Geod, Transformer
+from pyproj.exceptions import CRSError
 
 from geovl.errors import SourceError, UsageError
 from geovl.export.formats import check_target
@@ -20,21 +24,35 @@ from geovl.palette import rgba
 from geovl.runs import SEGMENTS, Run
 from geovl.types import GeoBox
 from geovl.vectors import ROWS, flat, read_batches
-from geovl.views.backdrop import backdrop, grid, labels_on, placed
+from geovl.views.backdrop import Backdrop, backdrop, grid, labels_on, placed
 from geovl.views.saving import save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-SUFFIXES = (".png", ".pdf")
+SUFFIXES = (".png", ".pdf", ".svg")
 _MM = 1 / 25.4  # inches
 _LINE = 4.6  # mm, of the legend
 _TALLEST = 1.6  # times the width; a strip of a satellite's path becomes narrower instead
 _LEAST = 15  # mm of a picture that has room for bar and north
 _NAME = 48  # characters of a name, at most
+_ROWS = 30  # of the legend; where classes are more, it has those that were found most often
+_SQUEEZE = 8.0  # a pixel that is longer than this one way is drawn square: its size on the ground is hardly meant
+_POLAR = 89.5  # degrees of latitude
+_SIZE = 7.5  # points of letters
+_CAPTION, _TITLE = 6.0, 10.0
+_FINE = 600  # pixels an inch that letters are measured at: at fewer their widths are rounded
+_LEADING = 0.45  # mm from line to line, of a point of letters
 _OUTLINED = 50_000
 """Polygons, at most, that are drawn as outlines; of more the labels are drawn."""
+_LINES = 5_000
+"""Polygons, at most, that are lines in a PDF or SVG; more would make it large and slow, and are pixels there."""
+_TOLD = {
+    "png": ("Software",), "pdf": ("CreationDate", "Producer", "Creator"), "svg": ("Date", "Creator"),
+}  # fmt: skip
+"""What matplotlib would write of itself and the clock."""
 _QUIET = "#555555"
 _WGS84 = Geod(ellps="WGS84")
 
@@ -46,7 +64,7 @@ def figure(
 
     Args:
         run: A finished run.
-        path: File to write, PNG or PDF by its suffix.
+        path: File to write, PNG, PDF or SVG by its suffix.
         overwrite: Replace a file that is there.
         width: Of the figure, mm.
         dpi: Pixels an inch.
@@ -61,7 +79,7 @@ def figure(
         ExportError: The file is there, or cannot be written.
     """
     if path.suffix.lower() not in SUFFIXES:
-        msg = f"{path} does not end in {' or '.join(SUFFIXES)}, as a figure does."
+        msg = f"{path} does not end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, as a figure does."
         raise UsageError(msg, f"Give {path.with_suffix('.png')}")
     if not (40 <= width <= 2000 and 30 <= dpi <= 1200):
         msg = f"A figure {width:g} mm wide with {dpi} pixels an inch cannot be drawn."
@@ -70,10 +88,8 @@ def figure(
     with _Plain() as said:
         drawn = _drawn(run, width, dpi, title, said)
         buffer = io.BytesIO()
-        nothing: dict[str, None] = {"Software": None}
-        if path.suffix.lower() == ".pdf":
-            nothing = {"CreationDate": None, "Producer": None, "Creator": None}
-        drawn.savefig(buffer, format=path.suffix.lower()[1:], dpi=dpi, metadata=nothing)
+        kind = path.suffix.lower()[1:]
+        drawn.savefig(buffer, format=kind, dpi=dpi, metadata=dict.fromkeys(_TOLD[kind]))
     save(path, buffer.getvalue())
     return tuple(said.told)
 
@@ -86,8 +102,8 @@ class _Plain:
 
         self.told: list[str] = []
         self._style = mpl.rc_context({
-            **mpl.rcParamsDefault, "font.family": ["DejaVu Sans"], "font.size": 7.5, "pdf.fonttype": 42,
-            "text.usetex": False, "backend": mpl.rcParams["backend"],
+            **mpl.rcParamsDefault, "font.family": ["DejaVu Sans"], "font.size": _SIZE, "pdf.fonttype": 42,
+            "svg.hashsalt": "geovl", "text.hinting": "none", "text.usetex": False, "backend": mpl.rcParams["backend"],
         })  # fmt: skip
         self._caught = warnings.catch_warnings(record=True)
 
@@ -108,51 +124,127 @@ def _drawn(run: Run, width: float, dpi: int, title: str | None, said: _Plain) ->
     from matplotlib.figure import Figure  # noqa: PLC0415 - as above
 
     manifest = run.manifest
-    side = round(width * _MM * dpi * 1.2)
-    try:
-        under = backdrop(run, side)
-        pixels, box = under.pixels, under.box
-    except SourceError as error:
-        box = grid(run, side)
-        pixels = np.zeros((*box.shape, 4), np.uint8)
-        said.told.append(f"{error.message} The outlines are drawn alone.")
-    height, columns = box.shape
-    classes = manifest["classes"]
-    legend = _Legend.of(classes, width)
-    above = 7.0 if title else 1.0
-    tall = min(width * height / columns, _TALLEST * width)
-    wide = max(tall * columns / height, 1.0)
-    whole = above + tall + legend.height + 12
-    drawn = Figure(figsize=(width * _MM, whole * _MM))
-    axes = drawn.add_axes((0, 1 - (above + tall) / whole, wide / width, tall / whole))
+    under = _under(run, round(width * _MM * dpi * 1.2), said)
+    box, (height, columns) = under.box, under.box.shape
+    page = Figure(figsize=(width * _MM, width * _MM))
+    names = _fitted(shortened(title or "", 300), width - 3, _TITLE, lines=2, weight="bold")
+    caption = _fitted(_caption(manifest), width - 3, _CAPTION, lines=6)
+    legend = _Legend.of(manifest["classes"], width)
+    above = 1.0 + (2.0 + _LEADING * _TITLE * len(names) if names else 0)
+    upright = height * _stretch(box) / columns
+    tall = min(width * upright, _TALLEST * width)
+    wide = max(tall / upright, 1.0)
+    whole = above + tall + legend.height + 6.5 + _LEADING * _CAPTION * len(caption)
+    page.set_size_inches(width * _MM, whole * _MM)
+    axes = page.add_axes((0, 1 - (above + tall) / whole, wide / width, tall / whole))
     axes.set_axis_off()
-    axes.imshow(pixels, interpolation="antialiased", aspect="auto")
+    axes.imshow(under.pixels, interpolation="antialiased", aspect="auto")
     _outlines(axes, run, box)
     axes.set_xlim(-0.5, columns - 0.5)
     axes.set_ylim(height - 0.5, -0.5)
     if min(wide, tall) >= _LEAST:
-        _bar(axes, box, wide, manifest["source"]["shape"][1] / columns)
-        _north(axes, box)
-    if title:
-        _text(drawn, 1.5, whole - 2.2, whole, width, shortened(title, 120), size=10, va="top", weight="bold")
-    legend.draw(drawn, classes, whole - above - tall - 3, whole, width)
-    _text(drawn, 1.5, 2, whole, width, _caption(manifest), size=6, color=_QUIET, va="bottom")
-    return drawn
+        unit = columns / wide, height / tall
+        _bar(axes, box, unit, manifest["source"]["shape"][1] / columns)
+        _north(axes, box, unit)
+    sheet = _Sheet(page, width, whole)
+    for line, text in enumerate(names):
+        sheet.write(1.5, whole - 1.8 - _LEADING * _TITLE * line, text, size=_TITLE, va="top", weight="bold")
+    legend.draw(sheet, whole - above - tall - 3)
+    for line, text in enumerate(reversed(caption)):
+        sheet.write(1.5, 1.6 + _LEADING * _CAPTION * line, text, size=_CAPTION, color=_QUIET, va="bottom")
+    return page
 
 
-def _text(drawn: "Figure", x: float, y: float, whole: float, width: float, text: str, **how: Any) -> None:
-    """Write text at a place in mm from the lower left corner."""
-    drawn.text(x / width, y / whole, text, parse_math=False, **how)
+def _under(run: Run, side: int, said: _Plain) -> Backdrop:
+    """Return the picture of a run, or a clear one where it cannot be had."""
+    try:
+        return backdrop(run, side)
+    except SourceError as error:
+        said.told.append(f"{error.message} The outlines are drawn alone.")
+        box = grid(run, side)
+        return Backdrop(np.zeros((*box.shape, 4), np.uint8), box)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sheet:
+    """Places in mm from the lower left corner of a figure."""
+
+    page: "Figure"
+    width: float
+    whole: float
+
+    def write(self, x: float, y: float, text: str, **how: Any) -> None:
+        self.page.text(x / self.width, y / self.whole, text, parse_math=False, **how)
+
+    def swatch(self, x: float, y: float, color: str) -> None:
+        from matplotlib.patches import Rectangle  # noqa: PLC0415 - as above
+
+        place = (x / self.width, y / self.whole)
+        patch = Rectangle(place, 3.4 / self.width, 2.6 / self.whole, transform=self.page.transFigure)
+        patch.set(facecolor=color + "99", edgecolor=color, linewidth=0.6)
+        self.page.add_artist(patch)
+
+
+@cache
+def _ruler() -> "FigureCanvasAgg":
+    """Return a small canvas, of which only the letters are measured: a large one is slow to make."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - as above
+    from matplotlib.figure import Figure  # noqa: PLC0415 - as above
+
+    return FigureCanvasAgg(Figure(figsize=(0.1, 0.1), dpi=_FINE))
+
+
+def _length(text: str, size: float, **how: Any) -> float:
+    """Return how long text is in a figure, mm."""
+    canvas = _ruler()
+    renderer = canvas.get_renderer()  # type: ignore[no-untyped-call]
+    written = canvas.figure.text(0, 0, text, size=size, parse_math=False, **how)
+    length = written.get_window_extent(renderer).width / _FINE / _MM
+    written.remove()
+    return float(length)
+
+
+def _fitted(text: str, room: float, size: float, *, lines: int, **how: Any) -> list[str]:
+    """Return text in one line, or so many, of at most so many mm; what is too long ends in dots."""
+    if not text:
+        return []
+    most = max(2, math.ceil(len(text) * room / max(_length(text, size, **how), 0.1)) + 1)
+    while True:  # letters are not of one width
+        found = [shortened(text, most)] if lines == 1 else _wrapped(text, most, lines)
+        if most <= 2 or all(_length(line, size, **how) <= room for line in found):
+            return found
+        most = max(2, min(most - 1, int(most * 0.97)))
+
+
+def _wrapped(text: str, most: int, lines: int) -> list[str]:
+    return textwrap.wrap(text, most, max_lines=lines, placeholder="…", break_on_hyphens=False)
 
 
 def _caption(manifest: dict[str, Any]) -> str:
     source, model = manifest["source"], manifest["model"]
-    crs = source["crs"] or "no CRS, in pixels"
-    crs = crs if len(crs) < 40 else "its own CRS"
-    return (
-        f"{shortened(Path(str(source['path'])).name, 60)}, {crs}. {shortened(model['id'], 60)} {model['version']}, "
-        f"run {manifest['id']}, {manifest['created'][:10]}, geovl {manifest['geovl']}"
-    )
+    name, by = isolated(shortened(Path(str(source["path"])).name, 60)), shortened(model["id"], 60)
+    pairs = (by, model["version"]), ("run", manifest["id"]), ("geovl", manifest["geovl"])
+    made, ran, with_ = ("\N{NO-BREAK SPACE}".join(pair) for pair in pairs)
+    return f"{name}, {called(source['crs'])}. {made}, {ran}, {manifest['created'][:10]}, {with_}"
+
+
+def called(crs: str | None) -> str:
+    """Return how a CRS is called: its code where it has one, else its name."""
+    if crs is None:
+        return "no CRS, in pixels"
+    if re.fullmatch(r"\w{2,8}:\w{1,10}", crs):
+        return crs
+    try:
+        name = CRS.from_user_input(crs).name
+    except CRSError:
+        name = ""
+    return "a CRS of its own" if name in {"", "unknown", "unnamed"} else shortened(name)
+
+
+def isolated(text: str) -> str:
+    """Return text that leaves the order of what stands beside it alone, whichever way it is written itself."""
+    turned = any(unicodedata.bidirectional(part) in {"R", "AL"} for part in text)
+    return f"\u200e{text}\u200e" if turned else text
 
 
 def shortened(text: str, most: int = _NAME) -> str:
@@ -178,6 +270,7 @@ def _outlines(axes: "Axes", run: Run, box: GeoBox) -> None:
                 transOffset=None, joinstyle="round",
             )  # fmt: skip
             faces.set_transform(axes.transData)
+            faces.set_rasterized(run.manifest["polygons"] > _LINES)
             axes.add_collection(faces, autolim=False)
 
 
@@ -201,32 +294,42 @@ def _paths(run: Run, box: GeoBox) -> dict[str, list[Any]]:
 
 @dataclass(frozen=True, slots=True)
 class _Legend:
+    entries: list[dict[str, Any]]
     columns: int
     rows: int
+    more: int
+    """Classes that have no room in it."""
 
     @classmethod
     def of(cls, classes: list[dict[str, Any]], width: float) -> "_Legend":
         columns = max(1, min(len(classes), int(width // 58)))
-        return cls(columns, math.ceil(len(classes) / columns))
+        shown = classes
+        if len(classes) > _ROWS * columns:
+            most = sorted(classes, key=lambda entry: -entry["polygons"])[: _ROWS * columns]
+            shown = [entry for entry in most if entry["polygons"]]
+        return cls(shown, columns, math.ceil(len(shown) / columns), len(classes) - len(shown))
 
     @property
     def height(self) -> float:
         """In mm."""
-        return self.rows * _LINE
+        return (self.rows + bool(self.more)) * _LINE
 
-    def draw(self, drawn: "Figure", classes: list[dict[str, Any]], top: float, whole: float, width: float) -> None:
+    def draw(self, sheet: _Sheet, top: float) -> None:
         """Draw it with its upper edge so many mm above the lower edge of the figure."""
-        from matplotlib.patches import Rectangle  # noqa: PLC0415 - as above
-
-        each = (width - 3) / self.columns
-        room = max(8, int(each / 1.45) - 16)  # letters of a name that fit beside count and area
-        for index, entry in enumerate(classes):
+        each = (sheet.width - 3) / self.columns
+        for index, entry in enumerate(self.entries):
             x, y = 1.5 + each * (index // self.rows), top - _LINE * (index % self.rows)
-            swatch = Rectangle((x / width, (y - 2.6) / whole), 3.4 / width, 2.6 / whole, transform=drawn.transFigure)
-            swatch.set(facecolor=entry["color"] + "99", edgecolor=entry["color"], linewidth=0.6)
-            drawn.add_artist(swatch)
-            name = shortened(entry["name"], min(_NAME, room))
-            _text(drawn, x + 5, y - 1.3, whole, width, f"{name}  {_amount(entry)}", va="center")
+            sheet.swatch(x, y - 2.6, entry["color"])
+            amount = _amount(entry)
+            room = each - 9 - _length(amount, _SIZE)
+            text = shortened(entry["name"])
+            (name,) = _fitted(text, room, _SIZE, lines=1) or [""]
+            sheet.write(x + 5, y - 1.3, name, va="center_baseline", size=_SIZE)
+            after = x + 6.6 + _length(name, _SIZE)
+            sheet.write(after, y - 1.3, amount, va="center_baseline", size=_SIZE, color=_QUIET)
+        if self.more:
+            y = top - _LINE * self.rows - 1.3
+            sheet.write(1.5, y, f"and {self.more:,} more classes", va="center", size=_SIZE, color=_QUIET)
 
 
 def _amount(entry: dict[str, Any]) -> str:
@@ -236,38 +339,51 @@ def _amount(entry: dict[str, Any]) -> str:
     return f"{entry['polygons']:,} · " + (f"{area / 1e6:,.2f} km²" if area >= 1e6 else f"{area:,.0f} m²")
 
 
-def metres_per_pixel(box: GeoBox) -> float | None:
-    """Return how long a pixel of a grid is on the ground, along its rows and at its centre; None without CRS."""
+def metres_per_pixel(box: GeoBox, across: tuple[float, float] = (1, 0)) -> float | None:
+    """Return how long a pixel of a grid is on the ground at its centre; None without CRS.
+
+    Args:
+        box: The grid.
+        across: One pixel the way that is measured, in columns and rows.
+    """
     if not placed(box.crs):
         return None
     to_lonlat = Transformer.from_crs(box.crs, "OGC:CRS84", always_xy=True)
     row, col = box.shape[0] / 2, box.shape[1] / 2
-    ends = [to_lonlat.transform(*(box.transform @ (col + step, row))) for step in (-0.5, 0.5)]
+    sides = [box.transform @ (col + step * across[0], row + step * across[1]) for step in (-0.5, 0.5)]
+    ends = [to_lonlat.transform(*side) for side in sides]
     length = _WGS84.inv(*ends[0], *ends[1])[2]
     return float(length) if math.isfinite(length) and length > 0 else None
 
 
-def _bar(axes: "Axes", box: GeoBox, width: float, each: float) -> None:
+def _stretch(box: GeoBox) -> float:
+    """Return how much taller than wide a pixel is on the ground, so that the figure is true to shape."""
+    across, down = metres_per_pixel(box), metres_per_pixel(box, (0, 1))
+    if across is None or down is None:
+        across, down = (math.hypot(*pair) for pair in zip(*(box.transform[:2], box.transform[3:5]), strict=True))
+    ratio = down / across if across else 1.0
+    return ratio if 1 / _SQUEEZE <= ratio <= _SQUEEZE else 1.0
+
+
+def _bar(axes: "Axes", box: GeoBox, unit: tuple[float, float], each: float) -> None:
     """Draw a scale bar of a round length, about a fifth of the width, into the lower left corner.
 
     Args:
         axes: Of the picture.
         box: Its grid.
-        width: Of the picture, mm.
+        unit: Columns and rows in a mm of the figure.
         each: Pixels of the source that a pixel of the picture has along a row: what the bar counts without CRS.
     """
     metres = metres_per_pixel(box)
     scale = each if metres is None else metres
     length, text = round_length(box.shape[1] * 0.2 * scale)
     pixels = length / scale
-    unit = text if metres is not None else f"{length:g} pixels"
-    edge = box.shape[1] * 2.5 / width
-    y = box.shape[0] - edge - 0.5
+    written = text if metres is not None else f"{length:g} pixels"
+    x, y = 2.5 * unit[0] - 0.5, box.shape[0] - 0.5 - 2.5 * unit[1]
     outline = _halo()
-    axes.plot([edge, edge + pixels], [y, y], color="white", linewidth=1.6, solid_capstyle="butt", path_effects=outline)
-    axes.text(
-        edge, y - edge * 0.5, unit, color="white", va="bottom", parse_math=False, path_effects=outline, fontsize=7
-    )
+    axes.plot([x, x + pixels], [y, y], color="white", linewidth=1.6, solid_capstyle="butt", path_effects=outline)
+    how: dict[str, Any] = {"va": "bottom", "parse_math": False, "path_effects": outline, "fontsize": 7}
+    axes.text(x, y - 1.25 * unit[1], written, color="white", **how)
 
 
 def round_length(metres: float) -> tuple[float, str]:
@@ -278,32 +394,48 @@ def round_length(metres: float) -> tuple[float, str]:
 
 
 def north(box: GeoBox) -> tuple[float, float] | None:
-    """Return which way true north is at the centre of a grid, as columns and rows of length 1; None without CRS."""
+    """Return which way true north is at the centre of a grid, as columns and rows of length 1.
+
+    None without CRS, and beside a pole, around which north is every way.
+    """
     if not placed(box.crs):
         return None
     to_lonlat = Transformer.from_crs(box.crs, "OGC:CRS84", always_xy=True)
     here = box.transform @ (box.shape[1] / 2, box.shape[0] / 2)
     lon, lat = to_lonlat.transform(*here)
-    there = to_lonlat.transform(lon, lat + (1e-4 if lat < 89 else -1e-4), direction="INVERSE")
+    if not abs(lat) < _POLAR:
+        return None
+    there = to_lonlat.transform(lon, lat + 1e-4, direction="INVERSE")
     col, row = (one - other for one, other in zip(~box.transform @ there, ~box.transform @ here, strict=True))
-    length = math.hypot(col, row) * (1 if lat < 89 else -1)
+    length = math.hypot(col, row)
     return (col / length, row / length) if math.isfinite(length) and length else None
 
 
-def _north(axes: "Axes", box: GeoBox) -> None:
+def _north(axes: "Axes", box: GeoBox, unit: tuple[float, float]) -> None:
+    """Draw an arrow to true north into the upper right corner.
+
+    Args:
+        axes: Of the picture.
+        box: Its grid.
+        unit: Columns and rows in a mm of the figure.
+    """
     way = north(box)
     if way is None:
         return
-    size = min(box.shape) * 0.09
-    x, y = box.shape[1] - size, size
-    tip = (x + way[0] * size * 0.55, y + way[1] * size * 0.55)
-    tail = (x - way[0] * size * 0.35, y - way[1] * size * 0.35)
+    across, down = way[0] / unit[0], way[1] / unit[1]  # as it is on paper
+    length = math.hypot(across, down)
+    across, down = across / length, down / length
+    size = min(max(0.09 * min(box.shape[1] / unit[0], box.shape[0] / unit[1]), 4.5), 11.0)
+
+    def at(along: float) -> tuple[float, float]:
+        """Return columns and rows of a place so far along the arrow, in parts of its size."""
+        x, y = along * across * size - size, along * down * size + size
+        return box.shape[1] - 0.5 + x * unit[0], y * unit[1] - 0.5
+
     arrow = {"arrowstyle": "-|>", "color": "white", "lw": 1.2, "shrinkA": 0, "shrinkB": 0, "path_effects": _halo()}
-    axes.annotate("", tip, tail, arrowprops=arrow, annotation_clip=False)
-    axes.text(
-        x - way[0] * size * 0.6, y - way[1] * size * 0.6, "N", color="white", ha="center", va="center", fontsize=7,
-        path_effects=_halo(),
-    )  # fmt: skip
+    axes.annotate("", at(0.3), at(-0.55), arrowprops=arrow, annotation_clip=False)
+    how: dict[str, Any] = {"ha": "center", "va": "center", "path_effects": _halo(), "fontsize": 7}
+    axes.text(*at(0.6), "N", color="white", **how)
 
 
 def _halo() -> list[Any]:

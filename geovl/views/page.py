@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.resources import files
@@ -21,9 +22,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
+from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
 from geovl.errors import ExportError, SourceError, UsageError
@@ -42,6 +45,7 @@ _EARTH = 2 * np.pi * 6378137.0  # metres around Web Mercator
 _TILE = 256.0  # pixels of the whole of it at zoom 0
 _TRIES = ((2048, 0.25), (1536, 0.5), (1024, 1.0), (768, 2.0))
 """Pixels of a picture's longer side, and of a step of coordinates."""
+_LATTICES = (2, 5, 17, 33)  # points along each side of a map at which a page is told coordinates
 _LIBRARY = "XStatic-Leaflet"
 
 
@@ -93,15 +97,20 @@ def page(
     origin = None if basemap is None or crs is None else basemap.origin
     runs = sorted(runs, key=_date)
     for side, step in _TRIES:
-        shown = [_shown(run, crs, side, step) for run in runs]
+        shown = _told_apart([_shown(run, crs, side, step) for run in runs], runs)
         text = _html(shown, crs, None if origin is None else basemap, origin)
         if len(text) <= LARGEST:
             break
     warnings = tuple(run["note"] for run in shown if run["note"])
     if side != _TRIES[0][0]:
-        warnings += (
-            f"The page would be over {LARGEST / 1e6:.0f} MB: picture and outlines are coarser than they could be.",
+        would = (
+            f"The page is {len(text) / 1e6:.0f} MB, although"
+            if len(text) > LARGEST
+            else (f"The page would be over {LARGEST / 1e6:.0f} MB:")
         )
+        warnings += (f"{would} picture and outlines are coarser than they could be.",)
+    if basemap is not None and origin is None:
+        warnings += ("There is no basemap: the run has no CRS of the Earth, so nobody knows where it lies.",)
     save(path, text.encode("utf-8", "replace"))
     return warnings
 
@@ -120,9 +129,43 @@ def _crs(runs: Sequence[Run]) -> CRS | None:
     return MERCATOR if all(known) else None
 
 
+def _told_apart(shown: list[dict[str, Any]], runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return what a page knows of runs, with the time of day beside dates that several have."""
+    for letters in (16, 19):  # to the minute, to the second
+        dates = [entry["date"] for entry in shown]
+        for entry, run in zip(shown, runs, strict=True):
+            if dates.count(entry["date"]) > 1:
+                entry["date"] = _told(run, letters)
+    return shown
+
+
+def _told(run: Run, letters: int) -> str:
+    """Return so many letters of a run's date; one on which nobody took a picture says so."""
+    date = _date(run)[:letters].replace("T", " ")
+    return date if _taken(run) else f"made {date}"
+
+
 def _date(run: Run) -> str:
-    """Return when the picture was taken, else when the run was made."""
-    return str(run.manifest["source"].get("datetime") or run.manifest["created"])
+    """Return when the picture was taken, as a STAC Item or else the file says, or when the run was made."""
+    return _taken(run) or str(run.manifest["created"])
+
+
+def _taken(run: Run) -> str:
+    """Return when the picture was taken, empty where nobody knows."""
+    source = run.manifest["source"]
+    return str(source.get("datetime") or _tagged(Path(str(source["path"]))) or "")
+
+
+def _tagged(path: Path) -> str | None:
+    """Return what the tag DateTime of a TIFF on this machine says, as ISO 8601."""
+    if not path.is_file():
+        return None
+    try:
+        with rasterio.open(path) as file:
+            said = str(file.tags().get("TIFFTAG_DATETIME", ""))
+        return datetime.strptime(said.strip(), "%Y:%m:%d %H:%M:%S").replace(tzinfo=UTC).isoformat()
+    except (RasterioError, ValueError):  # no raster, or no time
+        return None
 
 
 def _shown(run: Run, crs: CRS | None, side: int, step: float) -> dict[str, Any]:
@@ -158,7 +201,8 @@ def _shown(run: Run, crs: CRS | None, side: int, step: float) -> dict[str, Any]:
         "title": Path(str(source["path"])).name or str(source["path"]),
         "about": f"{model['id']} {model['version']} · {rows} · run {manifest['id']}",
         "note": note,
-        "date": _date(run)[:10],
+        "date": _told(run, 10),
+        "lattice": _lattice(run, box, crs),
         "bounds": [left, top, left + across, top + down],
         "picture": picture,
         "labels": labels,
@@ -172,12 +216,49 @@ def _shown(run: Run, crs: CRS | None, side: int, step: float) -> dict[str, Any]:
 
 
 def _to_map(run: Run, box: GeoBox, crs: CRS | None) -> Callable[..., Any]:
-    """Return what turns x and y of a run's polygons into those of a map in a CRS, or into pixels of its source."""
+    """Return what turns x and y of a run's polygons into those of its map, or into pixels of its source.
+
+    A map has the CRS of its grid: beyond the antimeridian that is not the page's.
+    """
     if crs is None:
         height, width = run.manifest["source"]["shape"]
         back = ~(box.transform @ Affine.scale(box.shape[1] / width, box.shape[0] / height))
         return lambda x, y: back @ (x, y)
-    return Transformer.from_crs(read_head(run.path / SEGMENTS).crs, crs, always_xy=True).transform
+    return Transformer.from_crs(read_head(run.path / SEGMENTS).crs, box.crs, always_xy=True).transform
+
+
+def _lattice(run: Run, box: GeoBox, crs: CRS | None) -> dict[str, Any] | None:
+    """Return x and y in a run's own CRS at points evenly over a map, for a page to read between; None where it cannot.
+
+    It cannot in degrees, which every page tells, and where straight lines between the points miss the truth by more
+    than half a pixel.
+    """
+    own = read_head(run.path / SEGMENTS).crs
+    if crs is None or own is None or not own.is_projected:
+        return None
+    height, width = box.shape
+    back = Transformer.from_crs(box.crs, own, always_xy=True)
+    for side in _LATTICES:
+        cols, rows = np.meshgrid(np.linspace(0, width, 2 * side - 1), np.linspace(0, height, 2 * side - 1))
+        x, y = back.transform(*(box.transform @ (cols, rows)))  # every other point is between those that are told
+        if not (np.isfinite(x).all() and np.isfinite(y).all()):
+            return None
+        size = np.hypot(x[-1, -1] - x[0, 0], y[-1, -1] - y[0, 0]) / np.hypot(*run.manifest["source"]["shape"])
+        missed = max(np.abs(of[1::2, 1::2] - _between(of[::2, ::2])).max() for of in (x, y))
+        if missed <= size / 2:
+            code = own.to_authority()
+            told = {"x": x[::2, ::2], "y": y[::2, ::2]}
+            return {
+                "name": ":".join(code) if code else own.name, "side": side,
+                **{axis: np.round(of, 2).ravel().tolist() for axis, of in told.items()},
+            }  # fmt: skip
+    return None
+
+
+def _between(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the means of each four neighbours in a grid."""
+    mean: NDArray[np.float64] = (values[1:, 1:] + values[1:, :-1] + values[:-1, 1:] + values[:-1, :-1]) / 4
+    return mean
 
 
 def _or_none(picture: Future[str]) -> tuple[str | None, str]:

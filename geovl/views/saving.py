@@ -1,5 +1,6 @@
 """Writes what was drawn: whole or not at all."""
 
+import secrets
 from pathlib import Path
 
 from geovl.errors import ExportError
@@ -11,7 +12,7 @@ def save(path: Path, data: bytes) -> None:
     Raises:
         ExportError: It cannot be written.
     """
-    part = path.with_name(f".{path.name[:80]}.partial")
+    part = path.with_name(f".{secrets.token_hex(8)}.partial")  # of its own: a name may be as long as names can be
     try:
         part.write_bytes(data)
         part.replace(path)

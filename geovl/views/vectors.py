@@ -133,14 +133,16 @@ def varints(values: Ints) -> bytes:
     left = values.astype(np.uint64)
     sizes = np.ones(len(left), np.int64)
     for bits in range(7, 64, 7):
-        sizes += left >= np.uint64(1 << bits)
+        longer = left >= np.uint64(1 << bits)
+        if not longer.any():
+            break
+        sizes += longer
     out = np.zeros(int(sizes.sum()), np.uint8)
-    ends = np.cumsum(sizes)
-    for place in range(int(sizes.max(initial=0))):
-        mine = sizes > place
-        low = (left[mine] & np.uint64(127)).astype(np.uint8)
-        out[(ends - sizes)[mine] + place] = low | np.where(sizes[mine] > place + 1, 128, 0).astype(np.uint8)
-        left >>= np.uint64(7)
+    place = np.cumsum(sizes) - sizes
+    while len(left):
+        more = left > np.uint64(127)
+        out[place] = (left & np.uint64(127)).astype(np.uint8) | np.where(more, 128, 0).astype(np.uint8)
+        left, place = left[more] >> np.uint64(7), place[more] + 1
     return out.tobytes()
 
 

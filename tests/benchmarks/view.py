@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,6 +63,22 @@ def made(folder: Path, side: int, count: int) -> Run:
     )
 
 
+def _wait(browser: Any) -> None:
+    """Wait until every tile is drawn.
+
+    Raises:
+        TimeoutError: It is not after two minutes: the page is broken.
+    """
+    end = time.monotonic() + 120
+    while not browser.execute_script(
+        "const told = document.documentElement.dataset; return told.ready && told.drawn === 'whole'"
+    ):
+        if time.monotonic() > end:
+            msg = "The page is not drawn after two minutes."
+            raise TimeoutError(msg)
+        time.sleep(0.02)
+
+
 def browsed(path: Path) -> dict[str, float]:
     """Return seconds until a page is drawn, and milliseconds of a frame while zooming."""
     import shutil
@@ -82,9 +99,7 @@ def browsed(path: Path) -> dict[str, float]:
         browser.set_script_timeout(120)
         began = time.perf_counter()
         browser.get(path.as_uri())
-        while not browser.execute_script("return document.documentElement.dataset.ready"):
-            time.sleep(0.02)
-        browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+        _wait(browser)
         drawn = time.perf_counter() - began
         frames = browser.execute_async_script(_FRAMES)
         began = time.perf_counter()
@@ -92,6 +107,7 @@ def browsed(path: Path) -> dict[str, float]:
             "const e = document.getElementById('score'); e.value = 60; e.dispatchEvent(new Event('input'))"
         )
         browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+        _wait(browser)
         filtered = time.perf_counter() - began
     ordered = sorted(frames)
     return {

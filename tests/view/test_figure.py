@@ -1,5 +1,6 @@
 """The figure: true to scale and north, the same bytes again, and any name."""
 
+import os
 import subprocess
 import sys
 
@@ -15,9 +16,9 @@ from geovl.errors import ExportError, UsageError
 from geovl.pipeline import SegmentOptions, segment
 from geovl.types import GeoBox, Vocabulary
 from geovl.views.backdrop import grid
-from geovl.views.figure import figure, metres_per_pixel, north, round_length, shortened
+from geovl.views.figure import called, figure, isolated, metres_per_pixel, north, round_length, shortened
 from tests.fakes import write_tif
-from tests.view.conftest import HOSTILE, LOCAL, Patches, run_of
+from tests.view.conftest import HOSTILE, LOCAL, Patches, run_of, scene
 
 _AGAIN = """
 import sys
@@ -44,12 +45,13 @@ def test_it_shows_the_picture_the_classes_and_nothing_of_the_clock(tmp_path, sto
     assert (pixels[:, -5:, -40:] == 255).all()  # paper
 
 
-@pytest.mark.parametrize("suffix", ["png", "pdf"])
+@pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
 def test_the_same_run_gives_the_same_bytes_in_another_process(tmp_path, store, suffix):
     run = run_of(tmp_path, store, ("a", "b"))
     files = [tmp_path / f"{name}.{suffix}" for name in "xy"]
-    for file in files:
-        subprocess.run([sys.executable, "-c", _AGAIN, str(run.path), str(file)], check=True)
+    for seed, file in enumerate(files):
+        environ = os.environ | {"PYTHONHASHSEED": str(seed), "TZ": ("UTC", "Asia/Tokyo")[seed]}
+        subprocess.run([sys.executable, "-c", _AGAIN, str(run.path), str(file)], check=True, env=environ)
     assert files[0].read_bytes() == files[1].read_bytes()
     assert len(files[0].read_bytes()) > 5000
 
@@ -60,6 +62,68 @@ def test_any_name_can_be_drawn_and_what_no_font_has_is_told(tmp_path, store):
     assert len(warnings) == 1
     assert "boxes" in warnings[0]
     assert figure(run_of(tmp_path, store, ("plain $x$",), file="b.tif"), tmp_path / "b.png") == ()
+
+
+def right_edge(pixels, rows):
+    """Columns of paper, right of everything in the rows."""
+    return pixels.shape[2] - 1 - np.nonzero((pixels[:, rows] != 255).any(axis=(0, 1)))[0].max()
+
+
+@pytest.mark.parametrize("width", [40, 90, 180])
+@pytest.mark.parametrize("letter", ["W", "l", "word "])
+def test_what_is_written_stays_on_the_page(tmp_path, store, width, letter):
+    run = run_of(tmp_path, store, ((letter * 60)[:200], "b"), file=(letter.strip() * 150)[:200] + ".tif")
+    figure(run, tmp_path / "a.png", width=width, dpi=100, title=letter * 300)
+    pixels = pixels_of(tmp_path / "a.png")
+    paper = (pixels == 255).all(axis=0).mean(axis=1) > 0.2  # the picture is black
+    assert paper.sum() > 50
+    assert right_edge(pixels, paper) >= 3
+
+
+def test_of_many_classes_those_found_are_in_the_legend(tmp_path, store):
+    path = write_tif(tmp_path / "scene.tif", scene(count=2))
+    vocabulary = Vocabulary.from_prompts(["a", "b", *(f"none {index}" for index in range(400))])
+    run = segment(str(path), vocabulary, Patches(), store)
+    figure(run, tmp_path / "a.png", width=100, dpi=60)
+    pixels = pixels_of(tmp_path / "a.png")
+    assert pixels.shape[1] < 1.3 * pixels.shape[2]
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf"])
+def test_more_polygons_than_lines_are_for_are_drawn_as_pixels(tmp_path, store, suffix, monkeypatch):
+    run = run_of(tmp_path, store, ("a", "b"))
+    usual, few, none = (tmp_path / f"{name}.{suffix}" for name in ("usual", "few", "none"))
+    figure(run, usual, width=100, dpi=100)
+    monkeypatch.setattr("geovl.views.figure._LINES", 1)
+    figure(run, few, width=100, dpi=100)
+    monkeypatch.setattr("geovl.views.figure._OUTLINED", 1)
+    figure(run, none, width=100, dpi=100)
+    if suffix == "png":
+        drawn = [pixels_of(file).astype(int) for file in (usual, few, none)]
+        assert np.abs(drawn[0] - drawn[1]).mean() < 0.5
+        assert np.abs(drawn[0] - drawn[2]).mean() < 12  # without outlines
+        assert (drawn[0] != drawn[2]).any()
+    else:
+        assert few.read_bytes() != usual.read_bytes()
+
+
+def test_what_is_written_the_other_way_leaves_its_surroundings_alone():
+    assert isolated("roof") == "roof"
+    assert isolated("\u05e9\u05dc") == "\u200e\u05e9\u05dc\u200e"
+
+
+@pytest.mark.parametrize(
+    ("crs", "told"),
+    [
+        (None, "no CRS, in pixels"),
+        ("EPSG:32632", "EPSG:32632"),
+        (CRS.from_epsg(3460).to_wkt(), "Fiji 1986 / Fiji Map Grid"),
+        ("+proj=laea +lat_0=5 +lon_0=7", "a CRS of its own"),
+        ("what\u202e nobody knows", "a CRS of its own"),
+    ],
+)
+def test_a_crs_is_called_by_code_or_name(crs, told):
+    assert called(crs) == told
 
 
 def test_names_are_shortened_and_cannot_steer():
@@ -80,7 +144,25 @@ def test_a_pixel_is_as_long_as_it_is_on_the_ground():
     assert metres_per_pixel(utm) == pytest.approx(0.5 / 0.9996, rel=1e-4)
     degrees = GeoBox((100, 100), Affine(1e-4, 0, 10.0, 0, -1e-4, 60.0), CRS.from_epsg(4326))
     assert metres_per_pixel(degrees) == pytest.approx(1e-4 * 111_320 * 0.5, rel=0.01)
+    assert metres_per_pixel(degrees, (0, 1)) == pytest.approx(1e-4 * 111_320, rel=0.01)
     assert metres_per_pixel(GeoBox((10, 10), Affine.identity(), None)) is None
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform", "tall"),
+    [
+        ("EPSG:32632", Affine(0.5, 0, 600_000, 0, -1, 5_000_000), 2 * 0.75),  # pixels twice as long as wide
+        ("EPSG:4326", Affine(1e-4, 0, 10, 0, -1e-4, 60), 2 * 0.75),  # a degree of longitude is half as long there
+        (None, Affine.identity(), 0.75),
+        ("EPSG:32632", Affine(100, 0, 600_000, 0, -0.5, 5_000_000), 0.75),  # cannot be meant
+    ],
+)
+def test_the_picture_is_true_to_shape(tmp_path, store, crs, transform, tall):
+    run = run_of(tmp_path, store, ("a",), crs=crs, transform=transform)
+    figure(run, tmp_path / "a.png", width=100, dpi=100)
+    pixels = pixels_of(tmp_path / "a.png")
+    picture = (pixels != 255).any(axis=0).mean(axis=1) > 0.9  # rows without paper; the scene is black at its edges
+    assert picture.sum() / pixels.shape[2] == pytest.approx(tall, rel=0.02)
 
 
 def test_north_is_true_north():
@@ -95,6 +177,10 @@ def test_north_is_true_north():
     assert way[0] < -0.02  # meridians lean west of grid north there, on paper to the left
     assert np.hypot(*way) == pytest.approx(1)
     assert north(GeoBox((10, 10), Affine.identity(), None)) is None
+    pole = GeoBox((200, 200), Affine(1000, 0, -100_000, 0, -1000, 100_000), CRS.from_epsg(3031))
+    assert north(pole) is None  # every way is north
+    south = GeoBox((100, 100), Affine(10, 0, 500_000, 0, -10, 5_000_000), CRS.from_epsg(32732))
+    assert north(south) == pytest.approx((0, -1), abs=1e-3)
 
 
 def test_without_crs_the_bar_counts_pixels_of_the_source(tmp_path, store, monkeypatch):
@@ -144,7 +230,7 @@ def test_the_command_and_what_it_refuses(tmp_path, store, monkeypatch):
     told = CliRunner().invoke(app, [*base, "a.png", "--title", "Found"])
     assert told.exit_code == 0, told.output
     assert told.stdout.strip() == "a.png"
-    for arguments, code, said in ((["a.png"], 1, "there already"), (["a.jpg"], 2, ".png or .pdf"),
+    for arguments, code, said in ((["a.png"], 1, "there already"), (["a.jpg"], 2, ".pdf or .svg"),
                                   (["b.png", "-o", "b.html"], 2, "written alone")):  # fmt: skip
         refused = CliRunner().invoke(app, [*base, *arguments])
         assert refused.exit_code == code

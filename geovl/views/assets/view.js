@@ -3,6 +3,7 @@
   const told = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
   const number = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+  const decimals = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1, useGrouping: false });
   const ROW = 28; // pixels, of a row of the table
   const CELLS = 64; // along each side of the index of polygons
   const TILE = 512;
@@ -75,8 +76,21 @@
       }
       polygons.box.set([left, top, right, bottom], 4 * at);
     }
+    if (told.crs === "pixels") polygons.area = Float32Array.from({ length: n }, (_, at) => pixelsOf(polygons, at));
     polygons.index = indexOf(polygons, run);
     return polygons;
+  };
+
+  /** Returns how many pixels a polygon covers, less its holes, which run the other way. */
+  const pixelsOf = (polygons, at) => {
+    let twice = 0;
+    for (let ring = polygons.start[at]; ring < polygons.start[at + 1]; ring++) {
+      const [from, to] = [polygons.ringStart[ring], polygons.ringStart[ring + 1]];
+      for (let v = from, w = to - 1; v < to; w = v++) {
+        twice += polygons.points[2 * w] * polygons.points[2 * v + 1] - polygons.points[2 * v] * polygons.points[2 * w + 1];
+      }
+    }
+    return Math.abs(twice) / 2;
   };
 
   /** Lists, for each of CELLS x CELLS cells over a run, the polygons whose box touches it. */
@@ -140,7 +154,7 @@
 
   // ---- state
 
-  const state = { run: 0, polygons: null, hidden: new Set(), least: 0, opacity: 0.45, sort: "area", up: false, chosen: -1 };
+  const state = { run: 0, wanted: 0, polygons: null, hidden: new Set(), least: 0, opacity: 0.45, sort: "area", up: false, chosen: -1 };
   const cache = [];
   const shown = (at) => {
     const { polygons } = state;
@@ -153,29 +167,95 @@
   const crs = pixels ? L.CRS.Simple : L.CRS.EPSG3857;
   const map = L.map("map", {
     crs, zoomSnap: 0.25, minZoom: pixels ? -8 : 2, maxZoom: pixels ? 5 : 24, attributionControl: Boolean(told.basemap),
-    zoomAnimation: !matchMedia("(prefers-reduced-motion: reduce)").matches,
+    zoomAnimation: !matchMedia("(prefers-reduced-motion: reduce)").matches, fadeAnimation: false,
   });
   const place = (x, y) => crs.pointToLatLng(L.point(x, y), 0);
   const boundsOf = ([left, top, right, bottom]) => L.latLngBounds(place(left, top), place(right, bottom));
   if (told.basemap) L.tileLayer(told.basemap.url, { attribution: told.basemap.attribution, maxZoom: 24, maxNativeZoom: 19 }).addTo(map);
-  if (!pixels) L.control.scale({ imperial: false }).addTo(map);
+  const Scale = L.Control.Scale.extend({
+    // of a map without CRS: its units are pixels
+    _updateMetric(room) {
+      const length = this._getRoundNum(room);
+      this._updateScale(this._mScale, `${number.format(length)} px`, length / room);
+    },
+  });
+  new (pixels ? Scale : L.Control.Scale)({ imperial: false }).addTo(map);
   map.createPane("found").style.zIndex = 450; // above the picture
   map.createPane("mark").style.zIndex = 460;
 
+  // A tile is drawn on a sheet of its own, a few milliseconds at a time, and shown when it is whole: the map moves on
+  // under 100,000 polygons, and what was drawn before stays until then.
+  const SLICE = 12; // milliseconds of a frame
+  const RATIO = Math.min(2, devicePixelRatio || 1);
+  const canvas = () => {
+    const made = document.createElement("canvas");
+    made.width = made.height = TILE * RATIO;
+    return made;
+  };
+  const sheet = canvas();
+  const tiles = new Map(); // those on the map, to where they lie
+  const waiting = new Map(); // those to be drawn, to what the map wants to be told then
+  let current = null;
+  let working = false;
+
+  const work = () => {
+    const end = performance.now() + SLICE;
+    do {
+      if (!current) {
+        const [tile] = waiting.keys();
+        if (!tile) {
+          working = false;
+          document.documentElement.dataset.drawn = "whole";
+          return;
+        }
+        const context = sheet.getContext("2d");
+        context.setTransform(RATIO, 0, 0, RATIO, 0, 0);
+        context.clearRect(0, 0, TILE, TILE);
+        current = { tile, steps: draw(context, tiles.get(tile)) };
+      }
+      if (current.steps.next().done) {
+        const { tile } = current;
+        const context = tile.getContext("2d");
+        context.clearRect(0, 0, tile.width, tile.height);
+        context.drawImage(sheet, 0, 0);
+        const tell = waiting.get(tile);
+        waiting.delete(tile);
+        current = null;
+        if (tell) tell(null, tile);
+      }
+    } while (performance.now() < end);
+    requestAnimationFrame(work);
+  };
+  const begin = () => {
+    if (working || !state.polygons) return;
+    working = true;
+    document.documentElement.dataset.drawn = "in part";
+    work();
+  };
+
   const Drawn = L.GridLayer.extend({
-    createTile(coords) {
-      const tile = document.createElement("canvas");
-      const ratio = Math.min(2, devicePixelRatio || 1);
-      tile.width = tile.height = TILE * ratio;
-      const context = tile.getContext("2d");
-      context.scale(ratio, ratio);
-      if (state.polygons) draw(context, coords);
+    createTile(coords, tell) {
+      const tile = canvas();
+      tiles.set(tile, coords);
+      waiting.set(tile, tell);
+      setTimeout(begin); // the map knows its tile only when this has returned
       return tile;
+    },
+    _wrapCoords: (coords) => coords, // Leaflet's counts anew at the antimeridian, polygons count on
+    repaint() {
+      current = null;
+      for (const tile of tiles.keys()) if (!waiting.has(tile)) waiting.set(tile, null);
+      begin();
     },
   });
   const drawn = new Drawn({ tileSize: TILE, pane: "found", updateWhenZooming: false, keepBuffer: 1, maxZoom: 30, minZoom: -10 });
+  drawn.on("tileunload", ({ tile }) => {
+    tiles.delete(tile);
+    waiting.delete(tile);
+    if (current && current.tile === tile) current = null;
+  });
 
-  const draw = (context, coords) => {
+  const draw = function* (context, coords) {
     const { polygons } = state;
     const scale = crs.scale(coords.z) / crs.scale(0);
     const [x0, y0] = [coords.x * TILE, coords.y * TILE];
@@ -184,7 +264,13 @@
     const classes = told.runs[state.run].classes;
     context.lineJoin = "round";
     context.lineWidth = 1.4;
+    let spent = 0; // vertices since the last pause
     for (const at of polygons.index(box)) {
+      if (spent > 1500) {
+        yield;
+        spent = 0;
+      }
+      spent += 3;
       if (!shown(at) || !touches(polygons.box, 4 * at, box)) continue;
       const color = classes[polygons.label[at]].color;
       context.fillStyle = context.strokeStyle = color;
@@ -194,6 +280,7 @@
         context.fillRect(left * scale - x0, top * scale - y0, Math.max(1, (right - left) * scale), Math.max(1, (bottom - top) * scale));
         continue;
       }
+      spent += polygons.ringStart[polygons.start[at + 1]] - polygons.ringStart[polygons.start[at]];
       context.beginPath();
       for (let ring = polygons.start[at]; ring < polygons.start[at + 1]; ring++) {
         let [px, py] = [NaN, NaN];
@@ -233,7 +320,9 @@
     if (mark) mark.remove();
     mark = null;
     if (at >= 0) {
-      mark = L.polygon(outline(at), { color: "#fff", weight: 4, fill: false, interactive: false, pane: "mark" }).addTo(map);
+      const rings = outline(at);
+      const line = (color, weight) => L.polygon(rings, { color, weight, fill: false, interactive: false, pane: "mark" });
+      mark = L.layerGroup([line("#000c", 6), line("#fff", 3)]).addTo(map); // seen on snow and on tarmac
       if (zoom) map.fitBounds(boundsOf(state.polygons.box.subarray(4 * at, 4 * at + 4)), { maxZoom: map.getZoom() + 4, padding: [60, 60] });
     }
     table.paint();
@@ -241,6 +330,7 @@
 
   const areaText = (area) => {
     if (Number.isNaN(area)) return "–";
+    if (pixels) return `${number.format(area)} px`;
     if (area >= 1e9) return `${number.format(area / 1e6)} km²`;
     return area >= 1e6 ? `${(area / 1e6).toFixed(2)} km²` : `${area >= 100 ? number.format(area) : area.toFixed(1)} m²`;
   };
@@ -259,9 +349,25 @@
     return found === undefined ? -1 : found;
   };
 
+  /** Returns x and y in the CRS of the source: between the points that the page was told. */
+  const inSource = (latlng) => {
+    const { lattice, bounds } = told.runs[state.run];
+    if (!lattice) return "";
+    const { x, y } = crs.latLngToPoint(latlng, 0);
+    const across = ((x - bounds[0]) / (bounds[2] - bounds[0])) * (lattice.side - 1);
+    const down = ((y - bounds[1]) / (bounds[3] - bounds[1])) * (lattice.side - 1);
+    if (!(across >= 0 && down >= 0 && across <= lattice.side - 1 && down <= lattice.side - 1)) return "";
+    const [col, row] = [across, down].map((one) => Math.min(Math.floor(one), lattice.side - 2));
+    const [u, v] = [across - col, down - row];
+    const at = row * lattice.side + col;
+    const between = (of) => (1 - v) * ((1 - u) * of[at] + u * of[at + 1]) + v * ((1 - u) * of[at + lattice.side] + u * of[at + lattice.side + 1]);
+    return ` · ${lattice.name} ${decimals.format(between(lattice.x))}, ${decimals.format(between(lattice.y))}`;
+  };
+
   const where = (latlng) => {
     if (pixels) return `column ${Math.floor(latlng.lng)}, row ${Math.floor(-latlng.lat)}`;
-    return `${Math.abs(latlng.lat).toFixed(5)}° ${latlng.lat < 0 ? "S" : "N"}, ${Math.abs(latlng.lng).toFixed(5)}° ${latlng.lng < 0 ? "W" : "E"}`;
+    const { lat, lng } = latlng.wrap(); // a map counts on beyond the antimeridian
+    return `${Math.abs(lat).toFixed(5)}° ${lat < 0 ? "S" : "N"}, ${Math.abs(lng).toFixed(5)}° ${lng < 0 ? "W" : "E"}${inSource(latlng)}`;
   };
 
   const look = () => {
@@ -272,12 +378,14 @@
     const at = under(containerPoint);
     tip.hidden = at < 0;
     if (at < 0) return;
+    tip.style.left = tip.style.top = "0"; // its size is not that of what is left of the map
     const { polygons } = state;
     tip.querySelector("b").textContent = told.runs[state.run].classes[polygons.label[at]].name;
     tip.querySelector("span").textContent = `score ${scoreText(polygons.score[at])}, ${areaText(polygons.area[at])}`;
     const size = map.getSize();
-    tip.style.left = `${Math.min(containerPoint.x + 14, size.x - 200)}px`;
-    tip.style.top = `${Math.min(containerPoint.y + 14, size.y - 60)}px`;
+    const beside = (at, room, length) => Math.max(4, at + 14 + length > room ? at - 14 - length : at + 14);
+    tip.style.left = `${beside(containerPoint.x, size.x, tip.offsetWidth)}px`;
+    tip.style.top = `${beside(containerPoint.y, size.y, tip.offsetHeight)}px`;
   };
   map.on("mousemove", (event) => {
     if (!pointer) requestAnimationFrame(look);
@@ -285,7 +393,9 @@
   });
   map.on("mouseout", () => { tip.hidden = true; });
   map.on("click", (event) => {
-    choose(under(event.containerPoint));
+    const at = under(event.containerPoint);
+    if (at >= 0) table.reveal(at);
+    choose(at);
     pointer = event; // a finger has no other way to ask
     look();
   });
@@ -307,6 +417,8 @@
       line.className = "row";
       line.setAttribute("role", "option");
       line.id = `polygon-${at}`;
+      line.setAttribute("aria-posinset", index + 1);
+      line.setAttribute("aria-setsize", order.length);
       line.style.top = `${index * ROW}px`;
       line.dataset.at = at;
       const what = document.createElement("span");
@@ -349,6 +461,7 @@
       for (const line of made.values()) line.remove();
       made.clear();
       const { polygons } = state;
+      if (!polygons) return; // they are still being read
       const kept = [];
       for (let at = 0; at < polygons.n; at++) if (shown(at)) kept.push(at);
       const key = { class: polygons.label, score: polygons.score, area: polygons.area }[state.sort];
@@ -360,13 +473,19 @@
       paint();
     };
 
-    const step = (by) => {
-      if (!order.length) return;
-      const now = order.indexOf(state.chosen);
-      const index = Math.max(0, Math.min(order.length - 1, now < 0 ? 0 : now + by));
+    /** Scrolls to a row, as far as needed. */
+    const reveal = (index) => {
       const top = index * ROW;
       if (top < rows.scrollTop) rows.scrollTop = top;
       if (top + ROW > rows.scrollTop + rows.clientHeight) rows.scrollTop = top + ROW - rows.clientHeight;
+    };
+
+    const step = (by) => {
+      if (!order.length) return;
+      const chosen = order.indexOf(state.chosen);
+      const now = chosen >= 0 ? chosen : by > 0 ? -1 : order.length; // down enters from above, up from below
+      const index = Math.max(0, Math.min(order.length - 1, now + by));
+      reveal(index);
       choose(order[index]);
     };
 
@@ -379,6 +498,7 @@
       const by = { ArrowDown: 1, ArrowUp: -1, PageDown: 10, PageUp: -10, Home: -order.length, End: order.length }[event.key];
       if (by !== undefined) step(by);
       else if (event.key === "Enter" && state.chosen >= 0) choose(state.chosen, { zoom: true });
+      else if (event.key === "Escape") choose(-1);
       else return;
       event.preventDefault();
     });
@@ -392,16 +512,53 @@
       });
     }
     addEventListener("resize", paint);
-    return { fill, paint };
+    return { fill, paint, reveal: (at) => reveal(order.indexOf(at)) };
   })();
 
   // ---- controls
 
+  /** Returns the labels of a run as a picture, clear where classes are hidden; two of one colour only go together. */
+  const labelsOf = async (run, hidden) => {
+    const colors = (wanted) => new Set(run.classes.flatMap(({ color }, label) => (hidden.has(label) === wanted ? [parseInt(color.slice(1), 16)] : [])));
+    const [gone, kept] = [colors(true), colors(false)];
+    for (const color of kept) gone.delete(color);
+    if (!gone.size) return run.labels;
+    const image = new Image();
+    image.src = run.labels;
+    await image.decode();
+    const sheet = document.createElement("canvas");
+    [sheet.width, sheet.height] = [image.naturalWidth, image.naturalHeight];
+    const context = sheet.getContext("2d");
+    context.drawImage(image, 0, 0);
+    const found = context.getImageData(0, 0, sheet.width, sheet.height);
+    for (let at = 0; at < found.data.length; at += 4) {
+      if (gone.has(found.data[at] * 65536 + found.data[at + 1] * 256 + found.data[at + 2])) found.data[at + 3] = 0;
+    }
+    context.putImageData(found, 0, 0);
+    return new Promise((resolve) => { sheet.toBlob((blob) => resolve(URL.createObjectURL(blob))); });
+  };
+  let asked = 0;
+  const relabel = async () => {
+    if (!overlays.labels || !map.hasLayer(overlays.labels)) return;
+    const now = ++asked;
+    const url = await labelsOf(told.runs[state.run], state.hidden);
+    if (now !== asked) {
+      if (url.startsWith("blob:")) URL.revokeObjectURL(url);
+      return;
+    }
+    const before = overlays.labels._url;
+    if (url !== before) overlays.labels.setUrl(url);
+    if (url !== before && before.startsWith("blob:")) URL.revokeObjectURL(before);
+  };
+
   const again = () => {
-    drawn.redraw();
+    drawn.repaint();
+    relabel();
     table.fill();
     if (state.chosen >= 0 && !shown(state.chosen)) choose(-1);
   };
+
+  const covered = (label) => state.polygons.area.reduce((sum, area, at) => (state.polygons.label[at] === label ? sum + area : sum), 0);
 
   const legend = () => {
     byId("legend").replaceChildren(...told.runs[state.run].classes.map((kind, label) => {
@@ -423,7 +580,7 @@
       name.textContent = name.title = kind.name;
       const count = document.createElement("span");
       count.className = "count";
-      count.textContent = `${number.format(kind.polygons)} · ${areaText(kind.area ?? NaN)}`;
+      count.textContent = `${number.format(kind.polygons)} · ${areaText(pixels ? covered(label) : kind.area ?? NaN)}`;
       line.append(box, swatch, name, count);
       item.append(line);
       return item;
@@ -480,6 +637,7 @@
     if (on) {
       drawn.remove();
       overlays.labels.addTo(map);
+      relabel();
     } else {
       overlays.labels.remove();
       drawn.addTo(map);
@@ -500,8 +658,8 @@
   byId("opacity").addEventListener("input", (event) => {
     state.opacity = Number(event.target.value) / 100;
     byId("opacity-told").textContent = `${event.target.value} %`;
-    overlays.labels.setOpacity(Math.min(1, state.opacity * 1.4));
-    drawn.redraw();
+    if (overlays.labels) overlays.labels.setOpacity(Math.min(1, state.opacity * 1.4));
+    drawn.repaint();
   });
   let wait = 0;
   byId("score").addEventListener("input", (event) => {
@@ -514,29 +672,36 @@
   // ---- runs
 
   const show = async (index) => {
-    state.run = index;
+    state.wanted = index;
     const run = told.runs[index];
     cache[index] ||= readPolygons(run);
     const polygons = await cache[index];
-    if (state.run !== index) return; // another was asked for meanwhile
-    state.polygons = polygons;
-    state.hidden = new Set(told.runs[index].classes.flatMap((kind, label) => (hiddenNames.has(kind.name) ? [label] : [])));
+    if (state.wanted !== index) return; // another was asked for meanwhile
     choose(-1);
+    [state.run, state.polygons] = [index, polygons]; // together: until now all is as it was before
+    state.hidden = new Set(told.runs[index].classes.flatMap((kind, label) => (hiddenNames.has(kind.name) ? [label] : [])));
     for (const one of [overlays.picture, overlays.labels]) if (one) one.remove();
     const area = boundsOf(run.bounds);
     overlays.picture = run.picture ? L.imageOverlay(run.picture, area, { className: "picture", zIndex: 1 }).addTo(map) : null;
     overlays.labels = L.imageOverlay(run.labels, area, { pane: "found", className: "crisp", opacity: Math.min(1, state.opacity * 1.4) });
-    if (byId("raster").getAttribute("aria-pressed") === "true") overlays.labels.addTo(map);
-    else drawn.addTo(map);
+    if (byId("raster").getAttribute("aria-pressed") === "true") {
+      overlays.labels.addTo(map);
+      relabel();
+    } else drawn.addTo(map);
     byId("title").textContent = run.title;
     byId("about").textContent = run.about;
     byId("note").textContent = run.note;
     byId("note").hidden = !run.note;
     byId("date").textContent = run.date;
     legend();
-    drawn.redraw();
+    drawn.repaint();
     table.fill();
+    if (!map.getBounds().intersects(area)) map.fitBounds(area);
     document.documentElement.dataset.ready = String(index);
+  };
+  const failed = (error) => {
+    byId("note").textContent = `The polygons cannot be read by this browser: ${error.message}. One of 2023 or later can.`;
+    byId("note").hidden = false;
   };
   const hiddenNames = new Set();
   byId("legend").addEventListener("change", () => {
@@ -550,9 +715,12 @@
   time.max = String(told.runs.length - 1);
   time.addEventListener("input", () => {
     time.setAttribute("aria-valuetext", told.runs[Number(time.value)].date);
-    show(Number(time.value));
+    show(Number(time.value)).catch(failed);
   });
   map.fitBounds(boundsOf(told.runs[0].bounds));
   map.getContainer().setAttribute("aria-label", "Map of what was found");
-  show(0);
+  show(0).then(() => { // the panel has its size now, and on a phone the map what is left
+    map.invalidateSize({ animate: false });
+    map.fitBounds(boundsOf(told.runs[0].bounds), { animate: false });
+  }, failed);
 })();
